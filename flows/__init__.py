@@ -1,0 +1,1 @@
+"""The pipeline's flows and its command line."""

@@ -1,0 +1,111 @@
+"""The frozen, typed configuration of sampling."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+AlphaMethod = Literal["fixed", "kl_symmetry", "ess_balance", "entropy"]
+PresetName = Literal["conservative", "balanced", "exploratory"]
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "conservative": {
+        "target_top_p": 0.90,
+        "stability_threshold_js": 0.4,
+        "stability_threshold_overlap": 0.15,
+    },
+    "balanced": {},
+    "exploratory": {"force_first_token": False, "trust_region": False, "stability_check": False},
+}
+
+
+class Frozen(BaseModel):
+    """An immutable model that refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True, protected_namespaces=())
+
+
+class MixtureConfig(Frozen):
+    """How q* is made of theta and the teacher at every token (design: q* ∝ π_θ^(1-α)·π_t^α)."""
+
+    preset_name: PresetName = Field(
+        "balanced", alias="preset", description="Defaults of the three protections; keys given beside it win."
+    )
+    alpha_method: AlphaMethod = Field("kl_symmetry", description="What α solves at every token.")
+    alpha: float = Field(0.5, ge=0.0, le=1.0, description="The teacher's weight when alpha_method is 'fixed'.")
+    force_first_token: bool = Field(True, description="Draw the first token from the teacher (α = 1).")
+    trust_region: bool = Field(True, description="Restrict the support to the teacher's top-p set.")
+    target_top_p: float = Field(0.95, gt=0.0, le=1.0, description="Teacher mass the trust region keeps.")
+    stability_check: bool = Field(True, description="Measure JS and overlap against the thresholds.")
+    stability_threshold_js: float = Field(
+        0.5, ge=0.0, le=0.6931471805599453, description="Unstable above this Jensen-Shannon divergence, nats."
+    )
+    stability_threshold_overlap: float = Field(0.1, ge=0.0, le=1.0, description="Unstable below this overlap mass.")
+    overlap_top_k: int = Field(20, ge=1, le=1000, description="Size of the two top-k sets overlap looks at.")
+    auto_fallback: bool = Field(
+        True, description="Draw unstable tokens from the teacher (α = 1); off: only count them."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apply_preset(cls, values: Any) -> Any:
+        """Fill what the preset says and the caller does not."""
+        if not isinstance(values, dict):
+            return values
+        preset = values.get("preset", "balanced")
+        return {**PRESETS.get(preset, {}), **values} if isinstance(preset, str) else values
+
+    @classmethod
+    def preset(cls, name: PresetName, **overrides: Any) -> Self:
+        """The configuration of a preset, with some keys replaced."""
+        return cls.model_validate({"preset": name, **overrides})
+
+
+class SamplingConfig(Frozen):
+    """How many tokens are drawn from q*, when a row stops, which of q*'s tail is cut."""
+
+    n: int = Field(1, ge=1, le=1024, description="Completions a prompt.")
+    max_tokens: int = Field(512, ge=1, description="Longest completion, tokens.")
+    temperature: float = Field(
+        1.0, ge=0.0, le=100.0, description="Applied to both models before mixing; 0 takes the argmax of q*."
+    )
+    top_p: float = Field(1.0, gt=0.0, le=1.0, description="Keep the smallest set of q* with this mass.")
+    top_k: int = Field(0, ge=0, description="Keep the k likeliest tokens of q*; 0 keeps all.")
+    min_p: float = Field(0.0, ge=0.0, le=1.0, description="Keep tokens of at least this share of q*'s maximum.")
+    stop: tuple[str, ...] = Field((), description="Strings that end a completion; cut from its text.")
+    stop_token_ids: tuple[int, ...] = Field((), description="Token ids that end a completion.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the counter-based generator.")
+
+    @model_validator(mode="after")
+    def _stop_strings_hold_text(self) -> Self:
+        if any(not text for text in self.stop):
+            raise ValueError("a stop string is empty; remove it")
+        return self
+
+
+class ModelConfig(Frozen):
+    """Which model is loaded, from where, in which precision."""
+
+    model: str = Field(description="A local folder or a Hub id.")
+    revision: str | None = Field(None, description="Branch, tag or commit of a Hub model.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Weights' precision; 'auto' is float32 on a CPU, the model's own on a GPU."
+    )
+    quantization: str | None = Field(None, description="A quantisation method that vLLM has, e.g. 'fp8'.")
+    trust_remote_code: bool = Field(False, description="Run code that the model's repository ships.")
+    max_model_len: int | None = Field(None, ge=8, description="Context, tokens; default: the model's own.")
+    kv_cache_memory_bytes: int | None = Field(
+        None, ge=1 << 20, description="KV cache of this model; default: planned for the pair."
+    )
+
+
+class EngineConfig(Frozen):
+    """How the two engines share the machine."""
+
+    max_num_seqs: int = Field(64, ge=1, le=4096, description="Rows in flight at once.")
+    max_num_batched_tokens: int = Field(8192, ge=64, description="Prompt tokens a step may prefill.")
+    gpu_memory_utilization: float = Field(
+        0.9, gt=0.05, le=1.0, description="Share of the device's memory that the pair may use."
+    )
+    enable_prefix_caching: bool = Field(True, description="Reuse the KV cache of shared prompt prefixes.")

@@ -1,0 +1,103 @@
+"""The tree of errors that Dual Sampling raises.
+
+DualSamplingError
+├── ConfigurationError          what the user asked for cannot be done (exit code 2)
+│   ├── ModelError              a model folder or name that cannot be loaded
+│   ├── VocabularyMismatchError theta and teacher do not share one vocabulary
+│   ├── TemplateError           a prompt template that cannot be rendered
+│   ├── SourceError             a dataset that cannot be read or recognised
+│   ├── OutputError             an output folder that is taken, locked, foreign or not writable
+│   └── CapacityError           a pair of models, or a row, that memory cannot hold
+├── RowError                    one row that cannot be sampled: quarantined, counted, never fatal
+│   ├── EmptyPromptError
+│   ├── PromptTooLongError
+│   ├── RowCapacityError        prompt + max_tokens exceed a whole KV cache
+│   └── NonFiniteLogitsError    a model gave NaN, +inf or no finite logit
+├── EngineError                 the engine is broken: a retry with a fresh one may help
+│   ├── UnsupportedVllmError    this vLLM lacks an inside that lockstep needs
+│   ├── LockstepError           the two engines scheduled different rows
+│   └── EngineDiedError         the engine's process ended before its work did
+└── RefusedError                the gate refused to publish a dataset (exit code 3)
+"""
+
+
+class DualSamplingError(Exception):
+    """The root of every error that this project raises on purpose."""
+
+
+class ConfigurationError(DualSamplingError):
+    """What the user asked for cannot be done as asked."""
+
+
+class ModelError(ConfigurationError):
+    """A model folder or name that cannot be loaded."""
+
+
+class VocabularyMismatchError(ConfigurationError):
+    """Theta and teacher do not share one vocabulary."""
+
+
+class TemplateError(ConfigurationError):
+    """A prompt template that cannot be compiled or rendered."""
+
+
+class SourceError(ConfigurationError):
+    """A dataset that cannot be found, read or recognised."""
+
+
+class OutputError(ConfigurationError):
+    """An output folder that is taken, locked, foreign or not writable."""
+
+
+class CapacityError(ConfigurationError):
+    """A pair of models that memory cannot hold."""
+
+
+class RowError(DualSamplingError):
+    """One row that cannot be sampled; `reason` is the word it is counted under."""
+
+    reason = "row_error"
+
+
+class EmptyPromptError(RowError):
+    """A prompt that holds no token."""
+
+    reason = "empty_prompt"
+
+
+class PromptTooLongError(RowError):
+    """A prompt that, with `max_tokens`, exceeds a model's context."""
+
+    reason = "prompt_too_long"
+
+
+class RowCapacityError(RowError):
+    """A row whose prompt and completion exceed a whole KV cache."""
+
+    reason = "kv_cache_too_small"
+
+
+class NonFiniteLogitsError(RowError):
+    """A model that gave NaN, +inf or no finite logit for a row."""
+
+    reason = "non_finite_logits"
+
+
+class EngineError(DualSamplingError):
+    """The engine is broken; a retry with a fresh one may help."""
+
+
+class UnsupportedVllmError(EngineError):
+    """This vLLM lacks an inside that lockstep needs."""
+
+
+class LockstepError(EngineError):
+    """The two engines scheduled different rows."""
+
+
+class EngineDiedError(EngineError):
+    """The engine's process ended before its work did."""
+
+
+class RefusedError(DualSamplingError):
+    """The gate refused to publish a dataset."""

@@ -1,0 +1,75 @@
+"""What sampling hands back for a row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sampling.errors import RowError
+
+FinishReason = Literal["eos", "stop", "length"]
+MODES = ("mixed", "forced", "fallback")  # a token's mode is stored as its place in this tuple
+MIXED, FORCED, FALLBACK = range(3)
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenDiagnostics:
+    """Figures of each drawn token, parallel to `token_ids`; logprobs in nats, natural log."""
+
+    alpha: Floats  # [T] teacher's weight, in [0, 1]; 1 where forced or fallback
+    kl_theta: Floats  # [T] KL(q*‖π_θ) on the support, nats
+    kl_teacher: Floats  # [T] KL(q*‖π_t) on the support, nats
+    kl_error: Floats  # [T] |KL(q*‖π_θ) − KL(q*‖π_t)|, nats; < 1e-6 where mode is mixed under kl_symmetry
+    js: Floats  # [T] Jensen-Shannon divergence of the full distributions, in [0, ln 2]
+    overlap_mass: Floats  # [T] smaller of the two masses on the shared top-k ids, in [0, 1]
+    overlap_count: Ints  # [T] how many ids both top-k sets share
+    support_size: Ints  # [T] how many ids could be drawn
+    entropy: Floats  # [T] H(q*), nats
+    ess_ratio: Floats  # [T] ESS_θ(q*) / ESS_t(q*)
+    logprob_q: Floats  # [T] log q* of the drawn token
+    logprob_theta: Floats  # [T] log π_θ of it, full distribution, temperature as sampled
+    logprob_teacher: Floats  # [T] log π_t of it, full distribution, temperature as sampled
+    mode: NDArray[np.uint8]  # [T] place in MODES
+
+
+@dataclass(frozen=True, slots=True)
+class DualOutput:
+    """One finished completion."""
+
+    id: str
+    sample_idx: int
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    num_theta_prompt_tokens: int
+    num_teacher_prompt_tokens: int
+    diagnostics: TokenDiagnostics
+
+
+@dataclass(frozen=True, slots=True)
+class FailedRow:
+    """One row that could not be sampled, with the error that says why."""
+
+    id: str
+    sample_idx: int
+    error: RowError
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnToken:
+    """One token of a stream, as drawn."""
+
+    token_id: int
+    text: str  # what this token adds to the completion; "" while a UTF-8 character is incomplete
+    mode: str  # one of MODES
+    alpha: float
+    logprob_q: float
+    logprob_theta: float
+    logprob_teacher: float
+    finish_reason: FinishReason | None = None

@@ -1,0 +1,133 @@
+"""One completion in flight."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from sampling.config import MixtureConfig, SamplingConfig
+from sampling.detokenizer import Detokenizer, decode
+from sampling.draw import row_key
+from sampling.errors import RowError
+from sampling.results import MODES, DrawnToken, DualOutput, FailedRow, FinishReason, TokenDiagnostics
+
+# A token's figures travel as one float64 row in this order; `mode` with the counts are whole numbers in it.
+FIGURES = tuple(TokenDiagnostics.__annotations__)
+ALPHA, MODE = FIGURES.index("alpha"), FIGURES.index("mode")
+LOGPROBS = FIGURES.index("logprob_q"), FIGURES.index("logprob_theta"), FIGURES.index("logprob_teacher")
+
+Inbox = deque["DualOutput | FailedRow | DrawnToken"]
+
+
+@dataclass(frozen=True, eq=False)
+class Settings:
+    """What the rows of one call share."""
+
+    mixture: MixtureConfig
+    sampling: SamplingConfig
+    eos_ids: frozenset[int]
+    tokenizer: PreTrainedTokenizerBase
+    inbox: Inbox = field(default_factory=deque)
+    streamed: bool = False
+
+
+class Row:
+    """One completion, from its prompts to its last token."""
+
+    def __init__(
+        self,
+        row_id: str,
+        sample_idx: int,
+        theta_prompt: tuple[int, ...],
+        teacher_prompt: tuple[int, ...],
+        settings: Settings,
+    ) -> None:
+        self.id, self.sample_idx = row_id, sample_idx
+        self.theta_prompt, self.teacher_prompt = theta_prompt, teacher_prompt
+        self.settings = settings
+        self.key = row_key(row_id, sample_idx)
+        self.token_ids: list[int] = []
+        self._figures: list[NDArray[np.float64]] = []
+        watched = settings.streamed or settings.sampling.stop
+        self._detokenizer = Detokenizer(settings.tokenizer) if watched else None
+
+    def append(self, token_id: int, figures: NDArray[np.float64]) -> bool:
+        """Take a drawn token with its figures (in the order of FIGURES); True when the row is finished.
+
+        A streamed token, and the output of a finished row, go to the inbox.
+        """
+        self.token_ids.append(token_id)
+        self._figures.append(figures)
+        reason: FinishReason | None = self._ends_with(token_id)
+        piece = ""
+        if self._detokenizer and reason is None:
+            piece = self._detokenizer.append(token_id)
+            if self._stop_position(len(piece)) is not None:
+                reason = "stop"
+        if reason is None and len(self.token_ids) >= self.settings.sampling.max_tokens:
+            reason = "length"
+        if self.settings.streamed:
+            self.settings.inbox.append(self._drawn(token_id, piece, figures, reason))
+        elif reason is not None:
+            self.settings.inbox.append(self._output(reason))
+        return reason is not None
+
+    def fail(self, error: RowError) -> None:
+        """End the row with an error."""
+        self.settings.inbox.append(FailedRow(self.id, self.sample_idx, error))
+
+    def _ends_with(self, token_id: int) -> FinishReason | None:
+        if token_id in self.settings.eos_ids:
+            return "eos"
+        return "stop" if token_id in self.settings.sampling.stop_token_ids else None
+
+    def _stop_position(self, num_new: int) -> int | None:
+        """Where the first stop string begins that ends in the `num_new` last characters."""
+        text = self._detokenizer.text if self._detokenizer else ""
+        found = [
+            position
+            for stop in self.settings.sampling.stop
+            if (position := text.find(stop, max(0, len(text) - num_new - len(stop) + 1))) >= 0
+        ]
+        return min(found, default=None)
+
+    def _drawn(
+        self, token_id: int, piece: str, figures: NDArray[np.float64], reason: FinishReason | None
+    ) -> DrawnToken:
+        logprob_q, logprob_theta, logprob_teacher = (float(figures[column]) for column in LOGPROBS)
+        return DrawnToken(
+            token_id=token_id,
+            text=piece,
+            mode=MODES[int(figures[MODE])],
+            alpha=float(figures[ALPHA]),
+            logprob_q=logprob_q,
+            logprob_theta=logprob_theta,
+            logprob_teacher=logprob_teacher,
+            finish_reason=reason,
+        )
+
+    def _output(self, reason: FinishReason) -> DualOutput:
+        ended_by_id = reason != "length" and self._ends_with(self.token_ids[-1]) is not None
+        text = decode(self.settings.tokenizer, self.token_ids[:-1] if ended_by_id else self.token_ids)
+        if reason == "stop" and not ended_by_id:
+            text = text[: min(at for stop in self.settings.sampling.stop if (at := text.find(stop)) >= 0)]
+        return DualOutput(
+            id=self.id,
+            sample_idx=self.sample_idx,
+            text=text,
+            token_ids=tuple(self.token_ids),
+            finish_reason=reason,
+            num_theta_prompt_tokens=len(self.theta_prompt),
+            num_teacher_prompt_tokens=len(self.teacher_prompt),
+            diagnostics=_diagnostics(np.stack(self._figures, axis=1)),
+        )
+
+
+def _diagnostics(figures: NDArray[np.float64]) -> TokenDiagnostics:  # [F, T]
+    kinds = {"overlap_count": np.int32, "support_size": np.int32, "mode": np.uint8}
+    columns = {name: values.astype(kinds.get(name, np.float32)) for name, values in zip(FIGURES, figures, strict=True)}
+    return TokenDiagnostics(**columns)

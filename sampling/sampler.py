@@ -1,0 +1,233 @@
+"""The sampler: two models loaded in this process, prompts in, completions out."""
+
+from __future__ import annotations
+
+import sampling.environment  # noqa: F401  isort: skip  (before torch, transformers, vLLM)
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Container, Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Self
+
+from transformers import PreTrainedTokenizerBase
+
+from sampling.config import EngineConfig, MixtureConfig, ModelConfig, SamplingConfig
+from sampling.engine import LockstepEngine
+from sampling.errors import CapacityError, ConfigurationError, EmptyPromptError, RowError
+from sampling.memory import context_length, plan_memory
+from sampling.models import eos_ids, weights_bytes
+from sampling.prompts import DualPrompt
+from sampling.results import DrawnToken, DualOutput, FailedRow
+from sampling.row import Row, Settings
+from sampling.stats import SamplingStats
+from sampling.templates import encode_prompt
+from sampling.vllm_engine import VllmEngine, device_type, limit_threads
+from sampling.vocabulary import check_vocabularies, load_tokenizer
+
+
+class DualSampler:
+    """Samples every token from the mixture of theta and the teacher.
+
+    Loading raises ModelError, VocabularyMismatchError, CapacityError (all ConfigurationError), or
+    UnsupportedVllmError. Two samplers may live in one process.
+    """
+
+    def __init__(
+        self,
+        teacher: str | ModelConfig,
+        theta: str | ModelConfig,
+        mixture: MixtureConfig | None = None,
+        engine: EngineConfig | None = None,
+    ) -> None:
+        self.mixture = mixture or MixtureConfig.preset("balanced")
+        engine = engine or EngineConfig()
+        models = [ModelConfig(model=model) if isinstance(model, str) else model for model in (theta, teacher)]
+        self.theta_tokenizer, self.teacher_tokenizer = map(load_tokenizer, models)
+        num_ids = check_vocabularies(self.theta_tokenizer, self.teacher_tokenizer)
+        self.eos_ids = frozenset(eos_ids(models[0]) | eos_ids(models[1]))
+        limit_threads(sum(map(weights_bytes, models)))
+        self.memory = plan_memory(models[0], models[1], engine, device_type())
+        theta_engine = VllmEngine(models[0], engine, context_length(models[0]), self.memory.theta_bytes)
+        teacher_engine = VllmEngine(models[1], engine, context_length(models[1]), self.memory.teacher_bytes)
+        self._engine = LockstepEngine(theta_engine, teacher_engine, num_ids, engine.max_num_seqs)
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give both models' memory back."""
+        self._engine.theta.close()
+        self._engine.teacher.close()
+
+    @property
+    def stats(self) -> SamplingStats:
+        """Totals since loading."""
+        return self._engine.stats
+
+    def run(
+        self,
+        prompts: Iterable[DualPrompt],
+        sampling: SamplingConfig,
+        *,
+        mixture: MixtureConfig | None = None,
+        skip: Container[tuple[str, int]] = (),
+    ) -> Iterator[DualOutput | FailedRow]:
+        """Sample `sampling.n` completions a prompt but those (id, sample_idx) in `skip`, as they finish.
+
+        Prompts are pulled as room for them comes up. Raises ConfigurationError when `max_tokens` fits no prompt.
+        """
+        settings = self._settings(sampling, mixture)
+        pairs = ((prompt, idx) for prompt in prompts for idx in range(sampling.n) if (prompt.id, idx) not in skip)
+        more = True
+        try:
+            while more or settings.inbox or self._holds(settings):
+                with self._lock:
+                    more = more and self._feed(pairs, settings)
+                    self._engine.step()
+                while settings.inbox:
+                    finished = settings.inbox.popleft()
+                    assert not isinstance(finished, DrawnToken)
+                    yield finished
+        finally:
+            with self._lock:
+                self._engine.abort(settings)
+
+    def generate(
+        self,
+        prompts: Sequence[DualPrompt] | Sequence[str],
+        sampling: SamplingConfig | None = None,
+        *,
+        theta_prompts: Sequence[str] | None = None,
+        mixture: MixtureConfig | None = None,
+        progress: bool = True,
+    ) -> list[DualOutput]:
+        """Completions in the order of the prompts, `n` of each side by side.
+
+        `prompts` are DualPrompts, or the teacher's texts beside `theta_prompts` (default: the same texts), whose
+        rows are then named "0", "1", …. Raises the RowError of the first row that cannot be sampled.
+        """
+        from tqdm import tqdm
+
+        sampling = sampling or SamplingConfig()
+        rows = _dual_prompts(prompts, theta_prompts)
+        places = {row.id: place for place, row in enumerate(rows)}
+        if len(places) < len(rows):
+            raise ConfigurationError(f"{len(rows)} prompts have {len(places)} different ids; give each its own")
+        outputs = []
+        total = len(rows) * sampling.n
+        with tqdm(total=total, unit="row", disable=not progress) as bar:
+            for finished in self.run(rows, sampling, mixture=mixture):
+                if isinstance(finished, FailedRow):
+                    raise finished.error
+                outputs.append(finished)
+                bar.update()
+        return sorted(outputs, key=lambda output: (places[output.id], output.sample_idx))
+
+    async def stream(
+        self,
+        prompt: DualPrompt,
+        sampling: SamplingConfig | None = None,
+        *,
+        mixture: MixtureConfig | None = None,
+    ) -> AsyncIterator[DrawnToken]:
+        """Tokens of one completion as they are drawn; streams side by side share their steps.
+
+        Raises the row's RowError when it cannot be sampled. Leaving the loop early drops the row.
+        """
+        settings = self._settings((sampling or SamplingConfig()).model_copy(update={"n": 1}), mixture, streamed=True)
+
+        def step() -> None:
+            with self._lock:
+                if not settings.inbox:  # another stream's step may have filled it
+                    self._engine.step()
+
+        try:
+            with self._lock:
+                self._add(prompt, 0, settings)
+            while True:
+                while settings.inbox:
+                    item = settings.inbox.popleft()
+                    if isinstance(item, FailedRow):
+                        raise item.error
+                    assert isinstance(item, DrawnToken)
+                    yield item
+                    if item.finish_reason is not None:
+                        return
+                await asyncio.to_thread(step)
+        finally:
+            with self._lock:
+                self._engine.abort(settings)
+
+    def _settings(self, sampling: SamplingConfig, mixture: MixtureConfig | None, streamed: bool = False) -> Settings:
+        context = min(self._engine.theta.max_model_len, self._engine.teacher.max_model_len)
+        if sampling.max_tokens >= context:
+            raise CapacityError(
+                f"max_tokens {sampling.max_tokens} leaves no room for a prompt in a context of {context} tokens;"
+                " lower max_tokens"
+            )
+        num_ids = self._engine.num_ids
+        if strange := [token_id for token_id in sampling.stop_token_ids if not 0 <= token_id < num_ids]:
+            raise ConfigurationError(f"stop_token_ids {strange} are no ids of this vocabulary (0 to {num_ids - 1})")
+        return Settings(
+            mixture=mixture or self.mixture,
+            sampling=sampling,
+            eos_ids=self.eos_ids,
+            tokenizer=self.teacher_tokenizer,
+            streamed=streamed,
+        )
+
+    def _feed(self, pairs: Iterator[tuple[DualPrompt, int]], settings: Settings) -> bool:
+        """Keep as many rows waiting as may run; False when there are no more."""
+        while len(self._engine.scheduler.waiting) < self._engine.max_num_seqs:
+            pair = next(pairs, None)
+            if pair is None:
+                return False
+            self._add(*pair, settings)
+        return True
+
+    def _add(self, prompt: DualPrompt, sample_idx: int, settings: Settings) -> None:
+        theta_ids = _token_ids(prompt.theta, self.theta_tokenizer)
+        teacher_ids = _token_ids(prompt.teacher, self.teacher_tokenizer)
+        row = Row(prompt.id, sample_idx, theta_ids, teacher_ids, settings)
+        try:
+            if not theta_ids or not teacher_ids:
+                empty = "theta" if not theta_ids else "teacher"
+                raise EmptyPromptError(f"row {prompt.id}: the {empty} prompt holds no token; give it some text")
+            self._engine.add(row)
+        except RowError as error:
+            self._engine.stats.num_failed += 1
+            row.fail(error)
+
+    def _holds(self, settings: Settings) -> bool:
+        scheduler = self._engine.scheduler
+        return any(row.settings is settings for row in (*scheduler.waiting, *scheduler.running.values()))
+
+
+def _token_ids(prompt: str | tuple[int, ...], tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    return encode_prompt(tokenizer, prompt) if isinstance(prompt, str) else tuple(prompt)
+
+
+def _dual_prompts(
+    prompts: Sequence[DualPrompt] | Sequence[str], theta_prompts: Sequence[str] | None
+) -> list[DualPrompt]:
+    if theta_prompts is not None and len(theta_prompts) != len(prompts):
+        raise ConfigurationError(f"{len(prompts)} prompts, {len(theta_prompts)} theta_prompts: give one for each")
+    thetas = prompts if theta_prompts is None else theta_prompts
+    rows: list[DualPrompt] = []
+    for place, (prompt, theta) in enumerate(zip(prompts, thetas, strict=True)):
+        if isinstance(prompt, DualPrompt):
+            if theta_prompts is not None:
+                raise ConfigurationError("theta_prompts go with plain texts; a DualPrompt holds its own")
+            rows.append(prompt)
+        else:
+            assert isinstance(prompt, str)
+            assert isinstance(theta, str)
+            rows.append(DualPrompt(teacher=prompt, theta=theta, id=str(place)))
+    return rows

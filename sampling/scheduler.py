@@ -1,0 +1,94 @@
+"""The admission of rows, which keeps both engines on the same ones.
+
+A row starts in a step only if both engines can prefill its whole prompt in that step, and if both KV caches
+can hold it to its last token beside all that run: then neither engine ever splits a prompt or preempts.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Protocol
+
+from sampling.errors import PromptTooLongError, RowCapacityError
+from sampling.row import Row
+
+
+class Side(Protocol):
+    """What admission needs to know of an engine."""
+
+    max_model_len: int
+    max_num_batched_tokens: int
+    num_blocks: int
+
+    def num_blocks_for(self, num_tokens: int) -> int: ...
+
+
+class Scheduler:
+    """The rows that wait, and those that run."""
+
+    def __init__(self, theta: Side, teacher: Side, max_num_seqs: int) -> None:
+        self.waiting: deque[Row] = deque()
+        self.running: dict[str, Row] = {}  # by request id, in order of admission
+        self._sides = (theta, teacher)
+        self._max_num_seqs = max_num_seqs
+        self._free = [theta.num_blocks, teacher.num_blocks]
+        self._taken: dict[str, tuple[int, ...]] = {}
+        self._num_admitted = 0
+
+    def check(self, row: Row) -> None:
+        """Raises PromptTooLongError or RowCapacityError for a row that could never run."""
+        max_tokens = row.settings.sampling.max_tokens
+        for name, side, prompt in zip(("theta", "teacher"), self._sides, _prompts(row), strict=True):
+            total = len(prompt) + max_tokens
+            if total > side.max_model_len:
+                raise PromptTooLongError(
+                    f"row {row.id}: {name}'s prompt has {len(prompt)} tokens, {total} with max_tokens"
+                    f" {max_tokens}; its context is {side.max_model_len}; shorten the prompt or lower max_tokens"
+                )
+            if side.num_blocks_for(total) > side.num_blocks:
+                raise RowCapacityError(
+                    f"row {row.id}: {total} tokens take {side.num_blocks_for(total)} blocks of {name}'s KV cache,"
+                    f" which has {side.num_blocks}; raise kv_cache_memory_bytes or lower max_tokens"
+                )
+
+    def admit(self) -> list[tuple[str, Row]]:
+        """Move the rows that may start now from waiting to running; returns them with new request ids."""
+        budgets = [side.max_num_batched_tokens - len(self.running) for side in self._sides]
+        admitted = []
+        while self.waiting and len(self.running) < self._max_num_seqs:
+            row = self.waiting[0]
+            costs = [len(prompt) for prompt in _prompts(row)]
+            blocks = self._blocks(row)
+            if any(_exceeds(costs, budgets)) or any(_exceeds(blocks, self._free)):
+                break
+            self.waiting.popleft()
+            budgets = [budget - cost for budget, cost in zip(budgets, costs, strict=True)]
+            self._free = [free - taken for free, taken in zip(self._free, blocks, strict=True)]
+            request_id = str(self._num_admitted)
+            self._num_admitted += 1
+            self.running[request_id], self._taken[request_id] = row, blocks
+            admitted.append((request_id, row))
+        return admitted
+
+    def release(self, request_ids: Iterable[str]) -> None:
+        """Forget finished rows; their blocks are free for the next step."""
+        for request_id in request_ids:
+            del self.running[request_id]
+            blocks = self._taken.pop(request_id)
+            self._free = [free + taken for free, taken in zip(self._free, blocks, strict=True)]
+
+    def _blocks(self, row: Row) -> tuple[int, ...]:
+        max_tokens = row.settings.sampling.max_tokens
+        return tuple(
+            side.num_blocks_for(len(prompt) + max_tokens)
+            for side, prompt in zip(self._sides, _prompts(row), strict=True)
+        )
+
+
+def _prompts(row: Row) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return row.theta_prompt, row.teacher_prompt
+
+
+def _exceeds(wanted: Iterable[int], limits: Iterable[int]) -> Iterable[bool]:
+    return (want > limit for want, limit in zip(wanted, limits, strict=True))

@@ -1,0 +1,183 @@
+"""One vLLM engine, driven step by step from outside.
+
+Everything that touches vLLM's insides is here. Used of it, with the V1 model runner, in one process:
+`EngineCore.scheduler` (add_request, schedule, update_from_output, finish_requests), `EngineCore.model_executor`
+(execute_model, sample_tokens), and of the model runner `execute_model_state.logits`, `input_batch.req_ids`,
+`discard_request_mask`, with `_sample` replaced by the tokens that lockstep has drawn.
+"""
+
+from __future__ import annotations
+
+import sampling.environment  # noqa: F401  isort: skip  (vLLM reads its environment at import)
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sampling.config import EngineConfig, ModelConfig
+from sampling.errors import DualSamplingError, LockstepError, ModelError, UnsupportedVllmError
+from sampling.models import first_line, model_folder
+
+TESTED_VERSIONS = ("0.26.0", "0.32.0")
+SMALL_MODEL_BYTES = 64 << 20
+_set_num_threads = torch.set_num_threads  # vLLM's CPU worker replaces torch's own by one that does nothing
+
+
+def limit_threads(num_weights_bytes: int) -> None:
+    """Run models too small to share out on one CPU thread.
+
+    Threads that wait for each other at every one of a tiny model's operations cost more than they bring: on two
+    cores with other work, 149 steps of a 0.4 MB pair took 32 s on two threads, 2.5 s on one.
+    """
+    if device_type() == "cpu" and num_weights_bytes < SMALL_MODEL_BYTES:
+        _set_num_threads(1)
+
+
+def device_type() -> str:
+    """'cuda' or 'cpu': where this vLLM runs models."""
+    from vllm.platforms import current_platform
+
+    return str(current_platform.device_type)
+
+
+class VllmEngine:
+    """A model loaded by vLLM that stops at its logits and takes the tokens it is given.
+
+    A step is `forward`, then `commit`. Raises ModelError when vLLM cannot load the model,
+    UnsupportedVllmError when this vLLM's insides differ from those above.
+    """
+
+    def __init__(self, model: ModelConfig, engine: EngineConfig, max_model_len: int, kv_cache_bytes: int) -> None:
+        from vllm import LLM
+
+        on_cpu = device_type() == "cpu"
+        dtype = "float32" if model.dtype == "auto" and on_cpu else model.dtype
+        try:
+            llm = LLM(
+                model=str(model_folder(model)),
+                skip_tokenizer_init=True,
+                load_format="safetensors",
+                dtype=dtype,
+                quantization=model.quantization,
+                trust_remote_code=model.trust_remote_code,
+                max_model_len=max_model_len,
+                max_num_seqs=engine.max_num_seqs,
+                # whole prompts alone are admitted, so the budget must hold the longest
+                max_num_batched_tokens=max(engine.max_num_batched_tokens, max_model_len),
+                kv_cache_memory_bytes=kv_cache_bytes,
+                gpu_memory_utilization=engine.gpu_memory_utilization,
+                enable_prefix_caching=engine.enable_prefix_caching,
+                enforce_eager=on_cpu,
+                async_scheduling=False,
+                disable_log_stats=True,
+            )
+        except DualSamplingError:
+            raise
+        except Exception as error:  # vLLM raises whatever its parts raise
+            raise ModelError(f"vLLM cannot load {model.model}: {first_line(error)}") from error
+        self._llm: Any = llm
+        self._attach()
+
+    def _attach(self) -> None:
+        """Find vLLM's insides. Raises UnsupportedVllmError naming the first one missing."""
+        core = _inside(self._llm, "llm_engine.engine_core.engine_core")
+        self._core = core
+        self._scheduler = _inside(core, "scheduler")
+        self._executor = _inside(core, "model_executor")
+        self._runner = _inside(core, "model_executor.driver_worker.worker.model_runner")
+        for path in ("_sample", "sample_tokens", "input_batch.req_ids", "discard_request_mask.np"):
+            _inside(self._runner, path)
+        if not hasattr(self._runner, "execute_model_state"):
+            raise _unsupported("the V1 model runner's execute_model_state")
+        kv_cache = _inside(self._scheduler, "kv_cache_config")
+        self.block_size: int = _inside(self._scheduler, "block_size")
+        self.num_groups: int = max(1, len(kv_cache.kv_cache_groups))
+        self.num_blocks: int = kv_cache.num_blocks - 1  # vLLM keeps block 0 as its null block
+        self.max_model_len: int = _inside(core, "vllm_config.model_config.max_model_len")
+        self.max_num_batched_tokens: int = _inside(core, "vllm_config.scheduler_config.max_num_batched_tokens")
+        self._on_cpu = torch.device(_inside(self._runner, "device")).type == "cpu"
+        self._num_threads = torch.get_num_threads()
+        self._runner._sample = self._hand_over
+        self._scheduled: Any = None
+        self._tokens: Tensor | None = None
+
+    def num_blocks_for(self, num_tokens: int) -> int:
+        """KV cache blocks that a row of so many tokens takes at its end."""
+        return -(-num_tokens // self.block_size) * self.num_groups
+
+    def add(self, request_id: str, prompt_ids: Sequence[int], max_tokens: int) -> None:
+        """Queue a request; the next `forward` prefills its whole prompt."""
+        from vllm import SamplingParams
+        from vllm.v1.request import Request
+
+        params = SamplingParams(max_tokens=max_tokens, temperature=0.0, ignore_eos=True, detokenize=False)
+        request = Request(
+            request_id=request_id,
+            prompt_token_ids=list(prompt_ids),
+            sampling_params=params,
+            pooling_params=None,
+            block_hasher=self._core.request_block_hasher,
+        )
+        self._scheduler.add_request(request)
+
+    def forward(self, num_rows: int) -> tuple[list[str], Tensor]:
+        """Run the model on every running request.
+
+        Returns the request ids with their logits [B, V], rows in that order. Raises LockstepError when vLLM
+        did not schedule all `num_rows` whole.
+        """
+        if self._on_cpu:  # OpenMP counts threads per calling thread; vLLM's kernels want the same number always
+            _set_num_threads(self._num_threads)
+        self._scheduled = self._scheduler.schedule()
+        if len(self._scheduled.num_scheduled_tokens) != num_rows:
+            raise LockstepError(
+                f"vLLM scheduled {len(self._scheduled.num_scheduled_tokens)} of {num_rows} rows; please report this"
+            )
+        self._executor.execute_model(self._scheduled)
+        request_ids = list(self._runner.input_batch.req_ids)
+        if self._runner.discard_request_mask.np[: len(request_ids)].any():
+            raise LockstepError("vLLM split a prompt over two steps; please report this")
+        return request_ids, self._runner.execute_model_state.logits
+
+    def commit(self, token_ids: Tensor) -> None:
+        """Append one token [B] to each request of the last `forward`, in its order."""
+        self._tokens = token_ids
+        output = self._executor.sample_tokens(None)
+        self._scheduler.update_from_output(self._scheduled, output)
+        self._scheduled = self._tokens = None
+
+    def finish(self, request_ids: Sequence[str]) -> None:
+        """Free requests and their KV cache; ids that are unknown or finished are passed over."""
+        from vllm.v1.request import RequestStatus
+
+        self._scheduler.finish_requests(request_ids, RequestStatus.FINISHED_ABORTED)
+
+    def close(self) -> None:
+        """Give the model's memory back."""
+        self._llm.llm_engine.engine_core.shutdown()
+
+    def _hand_over(self, logits: Tensor, spec_decode_metadata: Any = None) -> Any:
+        """Stands in for the runner's sampler."""
+        from vllm.v1.outputs import SamplerOutput
+
+        assert self._tokens is not None, "commit was not called"
+        return SamplerOutput(sampled_token_ids=self._tokens.to(torch.int32).unsqueeze(-1), logprobs_tensors=None)
+
+
+def _inside(root: Any, path: str) -> Any:
+    for name in path.split("."):
+        if not hasattr(root, name):
+            raise _unsupported(f"{type(root).__name__}.{name}")
+        root = getattr(root, name)
+    return root
+
+
+def _unsupported(what: str) -> UnsupportedVllmError:
+    import vllm
+
+    return UnsupportedVllmError(
+        f"vLLM {vllm.__version__} has no {what}, which lockstep needs; it was tested with vLLM"
+        f" {' and '.join(TESTED_VERSIONS)} (VLLM_USE_V2_MODEL_RUNNER=0, VLLM_ENABLE_V1_MULTIPROCESSING=0)"
+    )

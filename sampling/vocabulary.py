@@ -1,0 +1,44 @@
+"""The vocabulary that two models must share."""
+
+from __future__ import annotations
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from sampling.config import ModelConfig
+from sampling.errors import ModelError, VocabularyMismatchError
+from sampling.models import first_line, model_folder
+
+SHOWN = 3  # differing ids that a message names
+
+
+def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
+    """The model's tokenizer. Raises ModelError when the folder holds none that can be read."""
+    folder = model_folder(model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=model.trust_remote_code)
+    except Exception as error:  # transformers raises OSError, ValueError, KeyError, … for the same cause
+        raise ModelError(f"{model.model} holds no tokenizer that can be read: {first_line(error)}") from error
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    return tokenizer
+
+
+def check_vocabularies(theta: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> int:
+    """How many ids, from 0 on, both tokenizers know.
+
+    Ids past the shorter vocabulary are unknown to one model, therefore never drawn. Raises
+    VocabularyMismatchError when an id means two tokens, or is missing from one vocabulary alone.
+    """
+    theta_tokens = {token_id: token for token, token_id in theta.get_vocab().items()}
+    teacher_tokens = {token_id: token for token, token_id in teacher.get_vocab().items()}
+    num_ids = min(max(theta_tokens), max(teacher_tokens)) + 1
+    differing = [token_id for token_id in range(num_ids) if theta_tokens.get(token_id) != teacher_tokens.get(token_id)]
+    if differing:
+        named = "; ".join(
+            f"id {token_id} is {theta_tokens.get(token_id)!r} in theta, {teacher_tokens.get(token_id)!r} in the teacher"
+            for token_id in differing[:SHOWN]
+        )
+        raise VocabularyMismatchError(
+            f"theta and teacher share no vocabulary: {len(differing)} of {num_ids} ids differ ({named});"
+            " choose two models of one tokenizer"
+        )
+    return num_ids

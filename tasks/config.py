@@ -1,0 +1,117 @@
+"""The frozen, typed configuration of the pipeline."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from sampling.config import EngineConfig, Frozen, MixtureConfig, ModelConfig, SamplingConfig
+
+
+class SourceConfig(Frozen):
+    """Where the rows come from; exactly one of `path` and `hub`."""
+
+    path: str | tuple[str, ...] | None = Field(
+        None, description="Local file, folder or glob (json, jsonl, csv, parquet, txt; .gz too), or a list of them."
+    )
+    hub: str | None = Field(None, description="A dataset's id on the Hub: org/name.")
+    subset: str | None = Field(None, description="The Hub dataset's configuration name.")
+    split: str = Field("train", description="The Hub dataset's split.")
+    revision: str | None = Field(None, description="The Hub dataset's branch, tag or commit.")
+    adapter: str = Field("auto", description="auto, a known format's name, or package.module:Class.")
+    columns: dict[str, str] | None = Field(
+        None, description="Own mapping, field → column: question, answer, and optionally solution."
+    )
+    limit: int | None = Field(None, ge=1, description="Take the first rows only.")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("give exactly one of source.path and source.hub")
+        return self
+
+
+class PromptConfig(Frozen):
+    """How one model's prompt is made of a row's fields."""
+
+    style: Literal["chat", "plain"] = Field(
+        "chat", description="chat: the model's own chat template around `template`; plain: `template` alone."
+    )
+    template: str = Field(min_length=1, description="Jinja, rendered in a sandbox, over the row's fields.")
+    system: str | None = Field(None, description="System message of the chat style.")
+
+    @model_validator(mode="after")
+    def _system_needs_chat(self) -> Self:
+        if self.system is not None and self.style == "plain":
+            raise ValueError("system is for style: chat; put the text into the plain template instead")
+        return self
+
+
+class PromptsConfig(Frozen):
+    """Both prompts; None takes the adapter's own."""
+
+    teacher: PromptConfig | None = None
+    theta: PromptConfig | None = None
+
+
+class ModelsConfig(Frozen):
+    """The two models."""
+
+    teacher: ModelConfig
+    theta: ModelConfig
+
+
+class ShardsConfig(Frozen):
+    """How the rows are cut into units of work."""
+
+    rows: int = Field(1000, ge=1, description="Rows a shard.")
+    retries: int = Field(3, ge=0, le=100, description="Fresh engines a shard is given after its first one dies.")
+    retry_delay_s: float = Field(1.0, ge=0.0, description="First pause before a retry; doubles each time.")
+
+
+class ValidationConfig(Frozen):
+    """Limits that a dataset must keep to be published."""
+
+    kl_error_max: float = Field(1e-6, ge=0.0, description="Largest |KL(q*‖π_θ) − KL(q*‖π_t)| of a mixed token.")
+    fallback_rate_max: float = Field(0.5, ge=0.0, le=1.0, description="Largest share of fallback tokens.")
+    eos_rate_min: float = Field(0.5, ge=0.0, le=1.0, description="Smallest share of completions ended by EOS or stop.")
+
+
+class PublishConfig(Frozen):
+    """Where the dataset goes."""
+
+    root: str = Field("published", min_length=1, description="Folder that holds <name>/<version>/.")
+    version: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Default: the run's identity, 12 hex digits."
+    )
+
+
+class PipelineConfig(Frozen):
+    """One run: rows in, published dataset out."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=96, description="The dataset's name.")
+    source: SourceConfig
+    models: ModelsConfig
+    prompts: PromptsConfig = PromptsConfig()
+    mixture: MixtureConfig = MixtureConfig.preset("balanced")
+    sampling: SamplingConfig = SamplingConfig()
+    engine: EngineConfig = EngineConfig()
+    shards: ShardsConfig = ShardsConfig()
+    validation: ValidationConfig = ValidationConfig()
+    publish: PublishConfig = PublishConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_takes_defaults(cls, values: object) -> object:
+        """An optional section written as `prompts: null` (or left blank) takes its defaults."""
+        if not isinstance(values, dict):
+            return values
+        optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
+        return {key: value for key, value in values.items() if not (value is None and key in optional)}
+
+    @model_validator(mode="after")
+    def _name_is_free(self) -> Self:
+        if self.name == "refused":
+            raise ValueError("'refused' is the folder of refused datasets; choose another name")
+        return self

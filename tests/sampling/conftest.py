@@ -1,0 +1,30 @@
+"""The sampler that the engine's tests share: loading real vLLM takes seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sampling import DualSampler, EngineConfig, ModelConfig
+
+MAX_MODEL_LEN = 256
+NUM_IDS = 257
+
+
+@pytest.fixture(scope="session")
+def sampler(tiny_pair: tuple[Path, Path]) -> Iterator[DualSampler]:
+    """Both tiny models in real vLLM: six rows at once, 256 prompt tokens a step."""
+    teacher, theta = (ModelConfig(model=str(path), max_model_len=MAX_MODEL_LEN) for path in tiny_pair)
+    engine = EngineConfig(max_num_seqs=6, max_num_batched_tokens=MAX_MODEL_LEN)
+    with DualSampler(teacher, theta, engine=engine) as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="module")
+def wide_sampler(tiny_pair: tuple[Path, Path]) -> Iterator[DualSampler]:
+    """The same models with room for 256 rows at once."""
+    teacher, theta = (ModelConfig(model=str(path), max_model_len=64) for path in tiny_pair)
+    with DualSampler(teacher, theta, engine=EngineConfig(max_num_seqs=256)) as loaded:
+        yield loaded

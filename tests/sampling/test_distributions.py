@@ -1,0 +1,98 @@
+"""Measures of distributions, held against closed forms and scipy."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import rel_entr
+from scipy.stats import entropy as scipy_entropy
+
+from sampling.distributions import (
+    entropy,
+    js_divergence,
+    kl_divergence,
+    log_softmax,
+    min_p_support,
+    overlap,
+    renormalise,
+    top_k_support,
+    top_p_support,
+)
+
+P = torch.tensor([[0.5, 0.25, 0.125, 0.125, 0.0]], dtype=torch.float64)
+Q = torch.tensor([[0.125, 0.25, 0.5, 0.0, 0.125]], dtype=torch.float64)
+ONE_HOT = torch.tensor([[0.0, 0.0, 0.0, 0.0, 1.0]], dtype=torch.float64)
+
+
+def random_pair(num_ids: int = 1000) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 8, num_ids, generator=generator) * 3
+    return log_softmax(logits[0]), log_softmax(logits[1])
+
+
+def test_log_softmax_divides_by_the_temperature() -> None:
+    logits = torch.tensor([[0.0, math.log(4)]])
+    torch.testing.assert_close(log_softmax(logits).exp(), torch.tensor([[0.2, 0.8]], dtype=torch.float64))
+    torch.testing.assert_close(log_softmax(logits, 2.0).exp(), torch.tensor([[1 / 3, 2 / 3]], dtype=torch.float64))
+    torch.testing.assert_close(log_softmax(logits, 0), log_softmax(logits, 1))
+
+
+def test_entropy_kl_and_js_equal_scipy() -> None:
+    p, q = random_pair()
+    ps, qs = p.exp().numpy(), q.exp().numpy()
+    np.testing.assert_allclose(entropy(p), scipy_entropy(ps, axis=1), rtol=1e-12)
+    np.testing.assert_allclose(kl_divergence(p, q), rel_entr(ps, qs).sum(1), rtol=1e-12)
+    middle = (ps + qs) / 2
+    expected = (rel_entr(ps, middle).sum(1) + rel_entr(qs, middle).sum(1)) / 2
+    np.testing.assert_allclose(js_divergence(p, q), expected, rtol=1e-12)
+
+
+def test_zero_probabilities() -> None:
+    p, q, one_hot = P.log(), Q.log(), ONE_HOT.log()
+    assert entropy(one_hot).item() == 0
+    assert kl_divergence(p, p).item() == 0
+    assert kl_divergence(p, q).item() == math.inf
+    assert js_divergence(p, p).item() == 0
+    assert js_divergence(p, one_hot).item() == pytest.approx(math.log(2), abs=1e-15)
+    assert 0 < js_divergence(p, q).item() < math.log(2)
+
+
+def test_overlap_is_the_smaller_mass_of_the_shared_top_ids() -> None:
+    mass, count = overlap(P.log(), Q.log(), 2)  # {0, 1} and {2, 1}
+    assert (mass.item(), count.item()) == (0.25, 1)
+    mass, count = overlap(P.log(), Q.log(), 3)  # {0, 1, 2 or 3} and {2, 1, 0 or 4}
+    assert count.item() >= 1
+    mass, count = overlap(P.log(), ONE_HOT.log(), 5)  # an id of probability zero is in no top-k set
+    assert (mass.item(), count.item()) == (0, 0)
+    mass, count = overlap(P.log(), P.log(), 99)
+    assert (mass.item(), count.item()) == (1, 4)
+
+
+def test_renormalise() -> None:
+    inside = torch.tensor([[True, True, False, False, False]])
+    torch.testing.assert_close(
+        renormalise(P.log(), inside).exp()[0, :2], torch.tensor([2 / 3, 1 / 3], dtype=torch.float64)
+    )
+    assert (renormalise(ONE_HOT.log(), inside) == -math.inf).all()
+
+
+@pytest.mark.parametrize(
+    ("top_p", "size"), [(1e-9, 1), (0.5, 1), (0.500001, 2), (0.75, 2), (0.8, 4), (0.9, 4), (1.0, 4)]
+)
+def test_top_p_takes_the_smallest_set_with_its_ties(top_p: float, size: int) -> None:
+    support = top_p_support(P.log(), top_p)
+    assert support.sum().item() == size
+    assert P[support].sum().item() >= top_p - 1e-12
+    order = torch.tensor([4, 3, 2, 1, 0])
+    assert (top_p_support(P.log()[:, order], top_p) == support[:, order]).all()
+
+
+def test_top_k_and_min_p() -> None:
+    assert top_k_support(P.log(), 1).tolist() == [[True, False, False, False, False]]
+    assert top_k_support(P.log(), 3).sum().item() == 4  # a tie at the third place
+    assert top_k_support(P.log(), 99).sum().item() == 4  # never an id of probability zero
+    assert min_p_support(P.log(), 0.5).sum().item() == 2
+    assert min_p_support(P.log(), 1.0).sum().item() == 1

@@ -1,0 +1,337 @@
+"""The sampler on real vLLM, held against transformers and against exact probabilities."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chi2
+
+from sampling import DualPrompt, DualSampler, FailedRow, MixtureConfig, SamplingConfig
+from sampling.draw import draw_tokens, row_key
+from sampling.errors import (
+    CapacityError,
+    ConfigurationError,
+    EmptyPromptError,
+    NonFiniteLogitsError,
+    PromptTooLongError,
+)
+from sampling.results import FALLBACK, FORCED, MIXED
+from tests.sampling.conftest import MAX_MODEL_LEN, NUM_IDS
+from tests.sampling.reference import Reference, q_star
+
+EOS_ID = 256
+NUM_PROMPTS = 24
+MAX_TOKENS = 10
+
+OFF = {"force_first_token": False, "trust_region": False, "stability_check": False}
+CONFIGS = {
+    **{f"method-{name}": {"alpha_method": name, "alpha": 0.3} for name in ("kl_symmetry", "ess_balance", "entropy")},
+    "method-fixed": {"alpha_method": "fixed", "alpha": 0.3},
+    "all-off": OFF,
+    "force-only": {**OFF, "force_first_token": True},
+    "trust-only": {**OFF, "trust_region": True, "target_top_p": 0.8},
+    "stability-only": {**OFF, "stability_check": True},
+    "stability-counts-only": {"auto_fallback": False},
+    "theta": {**OFF, "alpha_method": "fixed", "alpha": 0.0},
+    "teacher": {**OFF, "alpha_method": "fixed", "alpha": 1.0},
+}
+
+
+def prompts(num: int = NUM_PROMPTS) -> list[DualPrompt]:
+    """Prompts of 3 to 118 bytes, the teacher's and theta's of different lengths."""
+    rng = np.random.default_rng(0)
+    text = ["".join(chr(97 + letter) for letter in rng.integers(0, 26, size)) for size in rng.integers(3, 119, 2 * num)]
+    return [DualPrompt(teacher=text[2 * i], theta=text[2 * i + 1], id=f"row-{i}") for i in range(num)]
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_pair: tuple[Path, Path]) -> Reference:
+    teacher, theta = tiny_pair
+    return Reference(theta, teacher, NUM_IDS, EOS_ID)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_greedy_tokens_equal_a_transformers_reference(name: str, sampler: DualSampler, reference: Reference) -> None:
+    """24 rows, 6 at once, 1,500 prompt tokens a side against a prefill budget of 256."""
+    config = MixtureConfig.preset("balanced", **CONFIGS[name])
+    rows = prompts()
+    assert sum(len(row.teacher) for row in rows) > 4 * MAX_MODEL_LEN
+    outs = sampler.generate(rows, SamplingConfig(max_tokens=MAX_TOKENS, temperature=0), mixture=config, progress=False)
+    for row, out in zip(rows, outs, strict=True):
+        teacher, theta = (tuple(sampler.teacher_tokenizer(text).input_ids) for text in (row.teacher, row.theta))
+        assert list(out.token_ids) == reference.greedy(theta, teacher, config, MAX_TOKENS), row.id
+
+
+def test_drawn_tokens_follow_q_star(wide_sampler: DualSampler, reference: Reference) -> None:
+    """χ² of 24,000 tokens of the first position against the exact q*; a false failure has a chance of 1e-6."""
+    num = 24_000
+    config = MixtureConfig.preset("balanced", force_first_token=False)
+    theta, teacher = "the student sees this", "the teacher sees something else"
+    ids = [tuple(wide_sampler.theta_tokenizer(text).input_ids) for text in (theta, teacher)]
+    logits = [reference._logits(which, ids[which]) for which in (0, 1)]
+    exact = q_star(*logits, config, first=True)
+    sampling = SamplingConfig(n=600, max_tokens=1, seed=11)
+    observed = np.zeros(NUM_IDS)
+    for out in wide_sampler.run((DualPrompt(teacher, theta, id=str(i)) for i in range(40)), sampling, mixture=config):
+        assert not isinstance(out, FailedRow)
+        observed[out.token_ids[0]] += 1
+    assert observed.sum() == num
+    assert observed[exact == 0].sum() == 0
+    likely = exact * num >= 5  # Pearson's rule; the others form one class
+    expected = np.append(exact[likely], exact[~likely].sum()) * num
+    seen = np.append(observed[likely], observed[~likely].sum())
+    kept = expected > 0
+    statistic = float(((seen[kept] - expected[kept]) ** 2 / expected[kept]).sum())
+    assert statistic < chi2.isf(1e-6, df=int(kept.sum()) - 1)
+
+
+def test_same_draws_whatever_the_batch(sampler: DualSampler) -> None:
+    """The order of rows, their company and the number of samples leave every draw as it is.
+
+    Batches of other shapes move logits by 1e-6: one of these 480 draws flips with a chance below 1e-3, and the
+    seed is fixed.
+    """
+    sampling = SamplingConfig(max_tokens=MAX_TOKENS, seed=5)
+    rows = prompts()
+    whole = {out.id: out.token_ids for out in sampler.generate(rows, sampling, progress=False)}
+    backwards = {out.id: out.token_ids for out in sampler.generate(rows[::-1], sampling, progress=False)}
+    alone = sampler.generate(rows[7:8], sampling.model_copy(update={"n": 3}), progress=False)
+    assert backwards == whole
+    assert alone[0].token_ids == whole["row-7"]
+    assert [out.sample_idx for out in alone] == [0, 1, 2]
+    other = {
+        out.id: out.token_ids for out in sampler.generate(rows, SamplingConfig(max_tokens=MAX_TOKENS), progress=False)
+    }
+    assert other != whole
+
+
+def test_equal_models_change_nothing(sampler: DualSampler, reference: Reference) -> None:
+    """A row whose teacher is theta itself: α of 1 in both columns, KLs of zero."""
+    config = MixtureConfig.preset("exploratory", alpha_method="fixed", alpha=1.0)
+    out = sampler.generate(
+        prompts(1), SamplingConfig(max_tokens=MAX_TOKENS, temperature=0), mixture=config, progress=False
+    )[0]
+    assert (out.diagnostics.alpha == 1).all()
+    assert (out.diagnostics.kl_teacher == 0).all()
+    np.testing.assert_allclose(out.diagnostics.logprob_q, out.diagnostics.logprob_teacher, atol=1e-6)
+
+
+def test_diagnostics_keep_their_promises(sampler: DualSampler) -> None:
+    outs = sampler.generate(prompts(), SamplingConfig(max_tokens=30, temperature=0.8, seed=2), progress=False)
+    modes = np.concatenate([out.diagnostics.mode for out in outs])
+    assert set(modes) == {MIXED, FORCED, FALLBACK}
+    for out in outs:
+        figures = out.diagnostics
+        assert all(len(getattr(figures, name)) == len(out.token_ids) for name in figures.__annotations__)
+        mixed = figures.mode == MIXED
+        assert figures.mode[0] == FORCED
+        assert (figures.mode[1:] != FORCED).all()
+        assert (figures.alpha[~mixed] == 1).all()
+        assert ((figures.alpha >= 0) & (figures.alpha <= 1)).all()
+        assert (figures.kl_error[mixed] < 1e-6).all()
+        assert ((figures.js >= 0) & (figures.js <= math.log(2))).all()
+        assert ((figures.overlap_mass >= 0) & (figures.overlap_mass <= 1)).all()
+        assert (figures.support_size >= 1).all()
+        for name in ("logprob_q", "logprob_theta", "logprob_teacher"):
+            assert (getattr(figures, name) <= 0).all()
+
+
+def test_stats_add_up(sampler: DualSampler) -> None:
+    before = sampler.stats.as_dict()
+    outs = sampler.generate(prompts(), SamplingConfig(max_tokens=12, seed=1), progress=False)
+    after = sampler.stats.as_dict()
+    grown = {name: after[name] - before[name] for name in after}
+    modes = np.concatenate([out.diagnostics.mode for out in outs])
+    assert grown["num_requests"] == len(outs)
+    assert grown["num_tokens"] == len(modes)
+    assert grown["num_forced"] == (modes == FORCED).sum() == len(outs)
+    assert grown["num_fallback"] == (modes == FALLBACK).sum()
+    assert grown["num_unstable"] == grown["num_fallback"]
+    assert grown["num_stability_checks"] == len(modes) - len(outs)
+    assert 0 < grown["num_constrained"] <= len(modes)
+    assert sampler.stats.max_kl_error < 1e-6
+    assert grown["total_s"] >= grown["theta_s"] + grown["teacher_s"] + grown["mixing_s"] > 0
+
+
+def test_a_finished_row_is_replaced_at_once(sampler: DualSampler) -> None:
+    """Five long rows with many short ones: the short ones pass through the sixth place meanwhile."""
+    long = [DualPrompt("long", "long", id=f"long-{i}") for i in range(5)]
+    short = [DualPrompt("short", "short", id=f"short-{i}") for i in range(20)]
+    first = sampler.generate([*long, *short], SamplingConfig(max_tokens=60, temperature=0), progress=False)
+    steps = sampler.stats.num_steps
+    order = [out.id for out in sampler.run([*long, *short], SamplingConfig(max_tokens=60, temperature=0))]
+    taken = sampler.stats.num_steps - steps
+    lengths = {out.id: len(out.token_ids) for out in first}
+    assert len(order) == 25
+    assert taken < -(-25 // 6) * max(lengths.values()) + 1
+    assert sorted(order) == sorted(lengths)
+
+
+def test_stops(sampler: DualSampler) -> None:
+    row = prompts(1)
+    config = MixtureConfig.preset("balanced")
+    plain = sampler.generate(row, SamplingConfig(max_tokens=40, temperature=0), mixture=config, progress=False)[0]
+    assert plain.finish_reason == "length"
+    assert len(plain.token_ids) == 40
+    third = plain.token_ids[2]
+    cut = plain.token_ids.index(third) + 1
+    by_id = sampler.generate(
+        row, SamplingConfig(max_tokens=40, temperature=0, stop_token_ids=(third,)), mixture=config, progress=False
+    )[0]
+    assert by_id.finish_reason == "stop"
+    assert by_id.token_ids == plain.token_ids[:cut]
+    letters = [place for place in range(39) if plain.text[place : place + 2].isascii()][3]
+    stop = plain.text[letters : letters + 2]
+    by_text = sampler.generate(
+        row, SamplingConfig(max_tokens=40, temperature=0, stop=(stop, "never there")), mixture=config, progress=False
+    )[0]
+    assert by_text.finish_reason == "stop"
+    assert by_text.text == plain.text[: plain.text.index(stop)]
+    assert sampler.teacher_tokenizer.decode(list(by_text.token_ids)).endswith(stop)
+
+
+def test_eos_ends_a_row_and_is_kept(sampler: DualSampler) -> None:
+    outs = sampler.generate(prompts(), SamplingConfig(max_tokens=120, seed=3, temperature=2.0), progress=False)
+    ended = [out for out in outs if out.finish_reason == "eos"]
+    assert ended
+    for out in ended:
+        assert out.token_ids[-1] == EOS_ID
+        assert EOS_ID not in out.token_ids[:-1]
+        assert "<|endoftext|>" not in out.text
+
+
+@pytest.mark.parametrize("cut", [{"top_k": 1}, {"top_p": 1e-9}, {"min_p": 1.0}])
+def test_cutting_q_to_one_token_is_greedy(cut: dict[str, float], sampler: DualSampler) -> None:
+    greedy = sampler.generate(prompts(6), SamplingConfig(max_tokens=8, temperature=0), progress=False)
+    config = MixtureConfig.preset("balanced")
+    outs = sampler.generate(prompts(6), SamplingConfig(max_tokens=8, seed=9, **cut), mixture=config, progress=False)
+    assert [out.token_ids for out in outs] == [out.token_ids for out in greedy]
+    assert all((out.diagnostics.logprob_q == 0).all() for out in outs)
+
+
+def test_rows_that_cannot_be_sampled_are_named_and_stop_nothing(sampler: DualSampler) -> None:
+    rows = [
+        DualPrompt("fine", "fine", id="good"),
+        DualPrompt("", "fine", id="empty"),
+        DualPrompt("x" * 250, "fine", id="long"),
+        DualPrompt("fine", "x" * 1000, id="longer"),
+    ]
+    results = {result.id: result for result in sampler.run(rows, SamplingConfig(max_tokens=10))}
+    errors = {key: result.error for key, result in results.items() if isinstance(result, FailedRow)}
+    assert {key: type(error) for key, error in errors.items()} == {
+        "empty": EmptyPromptError,
+        "long": PromptTooLongError,
+        "longer": PromptTooLongError,
+    }
+    assert "250 tokens, 260 with max_tokens 10; its context is 256" in str(errors["long"])
+    with pytest.raises(EmptyPromptError, match="row empty"):
+        sampler.generate(rows, SamplingConfig(max_tokens=10), progress=False)
+
+
+def test_nan_logits_name_the_row_and_spare_the_others(sampler: DualSampler, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forward pass that turns one row's logits to NaN at its third token."""
+    engine, forward = sampler._engine.theta, sampler._engine.theta.forward
+
+    def poisoned(num_rows: int) -> tuple[list[str], torch.Tensor]:
+        request_ids, logits = forward(num_rows)
+        for place, request_id in enumerate(request_ids):
+            row = sampler._engine.scheduler.running[request_id]
+            if row.id == "row-2" and len(row.token_ids) == 2:
+                logits = logits.clone()
+                logits[place, 17] = math.nan
+        return request_ids, logits
+
+    sampling = SamplingConfig(max_tokens=6, seed=4)
+    healthy = {out.id: out.token_ids for out in sampler.generate(prompts(8), sampling, progress=False)}
+    monkeypatch.setattr(engine, "forward", poisoned)
+    results = {result.id: result for result in sampler.run(prompts(8), sampling)}
+    failed = results.pop("row-2")
+    assert isinstance(failed, FailedRow)
+    assert isinstance(failed.error, NonFiniteLogitsError)
+    assert "row-2" in str(failed.error)
+    assert "token 2" in str(failed.error)
+    assert {key: out.token_ids for key, out in results.items()} == {k: v for k, v in healthy.items() if k != "row-2"}
+
+
+def test_skip_leaves_out_what_is_done(sampler: DualSampler) -> None:
+    sampling = SamplingConfig(n=2, max_tokens=3)
+    done = {("row-0", 0), ("row-1", 1)}
+    results = [(out.id, out.sample_idx) for out in sampler.run(prompts(3), sampling, skip=done)]
+    assert sorted(results) == [("row-0", 1), ("row-1", 0), ("row-2", 0), ("row-2", 1)]
+
+
+def test_leaving_a_run_early_frees_its_rows(sampler: DualSampler) -> None:
+    run = sampler.run(prompts(), SamplingConfig(max_tokens=30))
+    next(run)
+    run.close()
+    scheduler = sampler._engine.scheduler
+    assert not scheduler.running
+    assert not scheduler.waiting
+    assert len(sampler.generate(prompts(3), SamplingConfig(max_tokens=3), progress=False)) == 3
+
+
+def test_streams_side_by_side_draw_what_generate_draws(sampler: DualSampler) -> None:
+    sampling = SamplingConfig(max_tokens=12, seed=6)
+    rows = prompts(4)
+    outs = sampler.generate(rows, sampling, progress=False)
+
+    async def collect(row: DualPrompt) -> tuple[list[int], str, list[str | None]]:
+        drawn = [token async for token in sampler.stream(row, sampling)]
+        return [token.token_id for token in drawn], "".join(t.text for t in drawn), [t.finish_reason for t in drawn]
+
+    async def all_rows() -> list[tuple[list[int], str, list[str | None]]]:
+        return await asyncio.gather(*map(collect, rows))
+
+    for out, (token_ids, _, reasons) in zip(outs, asyncio.run(all_rows()), strict=True):
+        assert tuple(token_ids) == out.token_ids
+        assert reasons[-1] == out.finish_reason
+        assert set(reasons[:-1]) <= {None}
+
+
+def test_stream_raises_the_rows_error_and_can_be_left(sampler: DualSampler) -> None:
+    async def long() -> None:
+        async for _ in sampler.stream(DualPrompt("x" * 255, "x", id="long"), SamplingConfig(max_tokens=5)):
+            pass
+
+    async def left() -> None:
+        stream = sampler.stream(DualPrompt("x", "x", id="left"), SamplingConfig(max_tokens=50))
+        await anext(stream)
+        await stream.aclose()
+
+    with pytest.raises(PromptTooLongError):
+        asyncio.run(long())
+    asyncio.run(left())
+    assert not sampler._engine.scheduler.running
+
+
+def test_plain_texts_and_their_mistakes(sampler: DualSampler) -> None:
+    sampling = SamplingConfig(max_tokens=2, temperature=0)
+    outs = sampler.generate(prompts=["a", "b"], sampling=sampling, theta_prompts=["c", "d"], progress=False)
+    same = sampler.generate([DualPrompt("a", "c", id="x"), DualPrompt("b", "d", id="y")], sampling, progress=False)
+    assert [out.token_ids for out in outs] == [out.token_ids for out in same]
+    with pytest.raises(ConfigurationError, match="2 prompts, 1 theta_prompts"):
+        sampler.generate(["a", "b"], sampling, theta_prompts=["c"])
+    with pytest.raises(ConfigurationError, match="different ids"):
+        sampler.generate([DualPrompt("a", "c", id="x")] * 2, sampling)
+    with pytest.raises(CapacityError, match="max_tokens 256"):
+        sampler.generate(["a"], SamplingConfig(max_tokens=256))
+    with pytest.raises(ConfigurationError, match="stop_token_ids"):
+        sampler.generate(["a"], SamplingConfig(max_tokens=2, stop_token_ids=(9999,)))
+
+
+def test_a_draw_depends_on_its_key_alone(sampler: DualSampler) -> None:
+    """The engine's token is the one that the recorded logprob's distribution gives for the row's own key."""
+    row = prompts(1)[0]
+    config = MixtureConfig.preset("exploratory", alpha_method="fixed", alpha=0.0)
+    out = sampler.generate([row], SamplingConfig(max_tokens=1, seed=8), mixture=config, progress=False)[0]
+    uniform_q = torch.zeros(1, NUM_IDS, dtype=torch.float64).log_softmax(-1)
+    key = torch.tensor([row_key(row.id, 0)])
+    again = [int(draw_tokens(uniform_q, 8, key, torch.tensor([0]))) for _ in range(2)]
+    assert again[0] == again[1]
+    assert out.diagnostics.alpha[0] == 0
+    np.testing.assert_allclose(out.diagnostics.logprob_q, out.diagnostics.logprob_theta, atol=1e-6)

@@ -1,0 +1,79 @@
+"""Random tiny Qwen3 models that load in real vLLM."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+EOS = "<|endoftext|>"
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def byte_tokenizer(extra: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer: 256 bytes, `extra` tokens, EOS last."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = [*alphabet, *extra]
+    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=EOS, pad_token=EOS, clean_up_tokenization_spaces=False
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def make_model(
+    folder: Path,
+    *,
+    seed: int,
+    columns: int = 264,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    sharpness: float = 2.5,
+    max_position_embeddings: int = 1024,
+) -> Path:
+    """Save a random model of `columns` logits whose distributions are far from uniform."""
+    tokenizer = tokenizer or byte_tokenizer()
+    torch.manual_seed(seed)
+    config = Qwen3Config(
+        vocab_size=columns,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        max_position_embeddings=max_position_embeddings,
+        tie_word_embeddings=False,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    model = Qwen3ForCausalLM(config).float().eval()
+    with torch.no_grad():
+        model.lm_head.weight.mul_(sharpness / 0.16)  # 0.02·√64: the random head's logits have that scale
+    model.generation_config = GenerationConfig(eos_token_id=[tokenizer.eos_token_id])
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_pair(folder: Path, noise: float = 0.05) -> tuple[Path, Path]:
+    """A teacher of 264 logits columns with a theta of 272, its weights disturbed, over one tokenizer of 257 ids."""
+    teacher = make_model(folder / "teacher", seed=1)
+    theta = make_model(folder / "theta", seed=2, columns=272)
+    source = Qwen3ForCausalLM.from_pretrained(teacher).state_dict()
+    model = Qwen3ForCausalLM.from_pretrained(theta)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, weight in model.state_dict().items():
+            kept = source[name]
+            spread = kept.std().nan_to_num() * noise * torch.randn(kept.shape, generator=generator)
+            weight[: len(kept)] = kept + spread
+    model.save_pretrained(theta, safe_serialization=True)
+    return teacher, theta
