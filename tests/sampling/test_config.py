@@ -1,0 +1,53 @@
+"""The typed configuration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from sampling import MixtureConfig, ModelConfig, SamplingConfig
+
+
+def test_presets() -> None:
+    conservative, balanced, exploratory = map(MixtureConfig.preset, ("conservative", "balanced", "exploratory"))
+    assert balanced == MixtureConfig()
+    figures = ("target_top_p", "stability_threshold_js", "stability_threshold_overlap")
+    assert [getattr(conservative, name) for name in figures] == [0.90, 0.4, 0.15]
+    assert [getattr(balanced, name) for name in figures] == [0.95, 0.5, 0.10]
+    assert not (exploratory.force_first_token)
+    assert not (exploratory.trust_region)
+    assert not (exploratory.stability_check)
+    assert MixtureConfig.preset("conservative", target_top_p=0.5).target_top_p == 0.5
+
+
+def test_a_preset_survives_a_round_trip() -> None:
+    config = MixtureConfig.preset("exploratory", stability_check=True)
+    assert MixtureConfig.model_validate(config.model_dump()) == config
+    assert MixtureConfig.model_validate_json(config.model_dump_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (MixtureConfig, {"preset": "bold"}),
+        (MixtureConfig, {"alpha": 1.1}),
+        (MixtureConfig, {"stability_threshold_js": 0.8}),
+        (MixtureConfig, {"target_top_p": 0}),
+        (MixtureConfig, {"alpha_metod": "fixed"}),
+        (SamplingConfig, {"n": 0}),
+        (SamplingConfig, {"temperature": -1}),
+        (SamplingConfig, {"stop": ("",)}),
+        (SamplingConfig, {"seed": -1}),
+        (ModelConfig, {}),
+    ],
+)
+def test_wrong_values_are_refused(kind: Any, values: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        kind(**values)
+
+
+def test_configurations_are_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        SamplingConfig().seed = 3  # type: ignore[misc]

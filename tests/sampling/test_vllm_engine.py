@@ -1,0 +1,52 @@
+"""The start-up check of vLLM's insides, and models that it cannot load."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from sampling import DualSampler, EngineConfig, ModelConfig
+from sampling.errors import LockstepError, ModelError, UnsupportedVllmError
+from sampling.vllm_engine import VllmEngine, _inside, device_type
+
+
+def test_missing_insides_name_this_vllm_and_those_tested() -> None:
+    core = SimpleNamespace(scheduler=SimpleNamespace())
+    assert _inside(core, "scheduler") is core.scheduler
+    with pytest.raises(UnsupportedVllmError, match=r"has no SimpleNamespace\.block_size.*0\.26\.0 and 0\.32\.0"):
+        _inside(core, "scheduler.block_size")
+
+
+def test_a_vllm_without_the_replaced_sampler_is_refused(sampler: DualSampler, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = type(sampler._engine.theta._runner)
+    monkeypatch.delattr(sampler._engine.theta._runner, "_sample")
+    monkeypatch.delattr(runner.__mro__[1], "_sample")
+    with pytest.raises(UnsupportedVllmError, match="_sample"):
+        sampler._engine.theta._attach()
+
+
+def test_a_row_that_vllm_does_not_schedule_is_noticed(sampler: DualSampler) -> None:
+    engine = sampler._engine.theta
+    with pytest.raises(LockstepError, match="scheduled 0 of 1 rows"):
+        engine.forward(1)
+
+
+def test_a_model_that_vllm_cannot_load_is_one_line(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_pair[0], broken)
+    facts = json.loads((broken / "config.json").read_text())
+    facts["architectures"] = ["NoSuchModelForCausalLM"]
+    facts["model_type"] = "qwen3"
+    (broken / "config.json").write_text(json.dumps(facts))
+    with pytest.raises(ModelError) as caught:
+        VllmEngine(ModelConfig(model=str(broken)), EngineConfig(max_num_seqs=2), 64, 16 << 20)
+    assert "\n" not in str(caught.value)
+    assert str(broken) in str(caught.value)
+
+
+def test_the_device_is_one_that_vllm_has() -> None:
+    assert device_type() in ("cpu", "cuda")

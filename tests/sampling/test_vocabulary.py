@@ -1,0 +1,40 @@
+"""The vocabulary that two models must share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sampling import ModelConfig
+from sampling.errors import ModelError, VocabularyMismatchError
+from sampling.vocabulary import check_vocabularies, load_tokenizer
+from tests.tiny import byte_tokenizer
+
+
+def test_one_tokenizer_shares_all_its_ids() -> None:
+    assert check_vocabularies(byte_tokenizer(), byte_tokenizer()) == 257
+
+
+def test_ids_past_the_shorter_vocabulary_are_left_out() -> None:
+    longer = byte_tokenizer()
+    longer.add_tokens(["<tool>", "<think>"])
+    assert check_vocabularies(byte_tokenizer(), longer) == 257
+    assert check_vocabularies(longer, byte_tokenizer()) == 257
+
+
+def test_disagreement_names_the_first_differing_ids() -> None:
+    with pytest.raises(VocabularyMismatchError, match=r"id 256 is '<tool>' in theta, '<\|endoftext\|>' in the teacher"):
+        check_vocabularies(byte_tokenizer(("<tool>",)), byte_tokenizer())
+
+
+def test_a_folder_without_model_or_tokenizer_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        load_tokenizer(ModelConfig(model=str(tmp_path)))
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ModelError):
+        load_tokenizer(ModelConfig(model=str(tmp_path)))
+    with pytest.raises(ModelError, match="neither a folder here nor to be had from the Hub"):
+        load_tokenizer(ModelConfig(model="nobody/no-such-model"))
+    with pytest.raises(ModelError, match="no model folder"):
+        load_tokenizer(ModelConfig(model="/no/such/folder/here"))
