@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sampling.config import AlphaMethod
-from sampling.distributions import NEG_INF, entropy, expectation
+from sampling.distributions import LEAST, NEG_INF, entropy
 
 EQUAL_ALPHA = 0.5  # any α is right for two equal distributions
 TOLERANCE = 1e-12  # nats of E_q[d]; the product promises 1e-6
@@ -42,10 +42,12 @@ def solve_alpha(log_theta: Tensor, log_teacher: Tensor, method: AlphaMethod, fix
     def tilted(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """log Σ π_θ·e^(weight·d), E[d], Var[d] under that tilt, each [B]."""
         scores = log_theta + weight[:, None] * gap
-        log_total = scores.logsumexp(dim=-1)
-        probs = torch.where(inside, (scores - log_total[:, None]).exp(), 0.0)
-        mean = expectation(probs, gap)
-        return log_total, mean, expectation(probs, (gap - mean[:, None]) ** 2)
+        highest = scores.amax(dim=-1, keepdim=True).clamp_min(LEAST)  # −inf where the support is empty
+        weights = (scores - highest).exp()
+        total = weights.sum(dim=-1).clamp_min(1e-300)
+        mean = (weights * gap).sum(dim=-1) / total
+        variance = (weights * (gap - mean[:, None]) ** 2).sum(dim=-1) / total
+        return highest[:, 0] + total.log(), mean, variance
 
     def kl_gap(alpha: Tensor) -> tuple[Tensor, Tensor]:
         """KL(q‖π_θ) − KL(q‖π_t) with its slope."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 NEG_INF = -math.inf
+LEAST = -1e300  # times a probability of 0 it is 0, where −inf would be NaN
 
 
 def log_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:  # [B, V] any float
@@ -42,34 +43,57 @@ def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:  # [B, V], [B, V] flo
     return expectation(log_p.exp(), log_p - log_q).clamp_min(0.0)
 
 
-def js_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:  # [B, V], [B, V] float64
-    """Jensen-Shannon divergence [B], nats, in [0, ln 2] (Lin 1991, eq. 4.1 with equal weights)."""
-    middle = torch.logaddexp(log_p, log_q) - math.log(2)
-    half_sum = kl_divergence(log_p, middle) + kl_divergence(log_q, middle)
-    return (half_sum / 2).clamp(0.0, math.log(2))
+def js_divergence(log_p: Tensor, log_q: Tensor, p: Tensor, q: Tensor) -> Tensor:  # [B, V] float64 each
+    """Jensen-Shannon divergence [B], nats, in [0, ln 2]: H((p+q)/2) − (H(p) + H(q))/2 (Lin 1991, eq. 4.1).
+
+    Takes the probabilities beside their logarithms, which the caller has: an exponential of [B, V] saved each.
+    """
+    middle = (p + q) / 2
+    mixed_nats = -torch.xlogy(middle, middle).sum(dim=-1)
+    nats = -(_finite_product(p, log_p) + _finite_product(q, log_q)).sum(dim=-1)
+    return (mixed_nats - nats / 2).clamp(0.0, math.log(2))
 
 
-def overlap(log_p: Tensor, log_q: Tensor, top_k: int) -> tuple[Tensor, Tensor]:  # [B, V], [B, V] float64
+def _finite_product(probs: Tensor, logprobs: Tensor) -> Tensor:
+    """p·log p, 0 where p is 0."""
+    return probs * logprobs.clamp_min(LEAST)
+
+
+def overlap(p: Tensor, q: Tensor, top_k: int) -> tuple[Tensor, Tensor]:  # [B, V], [B, V] float64 probabilities
     """The intersection of two top-k sets: its smaller mass [B] in [0, 1], its count [B] int64."""
-    k = min(top_k, log_p.shape[-1])
-    both = torch.zeros_like(log_p, dtype=torch.int8)
-    for logprobs in (log_p, log_q):
-        values, ids = logprobs.topk(k, dim=-1)
-        both.scatter_add_(-1, ids, (values > NEG_INF).to(torch.int8))
-    shared = both == 2
-    masses = [torch.where(shared, logprobs.exp(), 0.0).sum(dim=-1) for logprobs in (log_p, log_q)]
-    return torch.minimum(*masses).clamp(0.0, 1.0), shared.sum(dim=-1)
+    k = min(top_k, p.shape[-1])
+    ids = [probs.topk(k, dim=-1).indices for probs in (p, q)]
+    in_other = torch.zeros_like(p, dtype=torch.bool).scatter_(-1, ids[1], True).gather(-1, ids[0])
+    masses = [probs.gather(-1, ids[0]) for probs in (p, q)]
+    shared = in_other & (masses[0] > 0) & (masses[1] > 0)
+    totals = [torch.where(shared, mass, 0.0).sum(dim=-1) for mass in masses]
+    return torch.minimum(*totals).clamp(0.0, 1.0), shared.sum(dim=-1)
 
 
-def top_p_support(logprobs: Tensor, top_p: float) -> Tensor:  # [B, V] float64
+def top_p_support(probs: Tensor, top_p: float) -> Tensor:  # [B, V] float64 probabilities
     """The smallest set [B, V] bool of likeliest ids that holds `top_p` of the mass.
 
     Ids as likely as the last one taken are all in, so that the set does not depend on the ids' order.
     """
-    ordered = logprobs.sort(dim=-1, descending=True).values
-    before = ordered.exp().cumsum(dim=-1) - ordered.exp()
+    ordered = probs.sort(dim=-1, descending=True).values
+    before = ordered.cumsum(dim=-1) - ordered
     last = (before < top_p).sum(dim=-1, keepdim=True) - 1
-    return (logprobs >= ordered.gather(-1, last)) & (logprobs > NEG_INF)
+    return (probs >= ordered.gather(-1, last)) & (probs > 0)
+
+
+def compact(support: Tensor) -> tuple[Tensor, Tensor]:  # [B, V] bool
+    """The ids [B, K] int64 of each row's support, ascending, with [B, K] bool where there is one.
+
+    K is the largest support; shorter ones are filled up with id 0, where the second tensor is False.
+    """
+    sizes = support.sum(dim=-1)
+    rows, ids = support.nonzero(as_tuple=True)
+    starts = sizes.cumsum(dim=-1) - sizes
+    places = torch.arange(len(ids), device=ids.device) - starts[rows]
+    inside = torch.arange(int(sizes.max()), device=ids.device) < sizes[:, None]
+    compacted = torch.zeros_like(inside, dtype=torch.int64)
+    compacted[rows, places] = ids
+    return compacted, inside
 
 
 def top_k_support(logprobs: Tensor, top_k: int) -> Tensor:  # [B, V] float64

@@ -44,17 +44,17 @@ def philox(counter: tuple[Tensor, ...], key: tuple[int, int]) -> tuple[Tensor, .
 
 
 def uniforms(seed: int, row_keys: Tensor, positions: Tensor) -> Tensor:  # [B] int64, [B] int64
-    """One number [B] float64 in (0, 1) a row, 53 random bits each."""
+    """One number [B] float64 in (0, 1] a row, 53 random bits each."""
     counter = (row_keys & MASK, (row_keys >> 32) & MASK, positions & MASK, torch.zeros_like(positions))
     high, low, _, _ = philox(counter, (seed & MASK, seed >> 32))
     bits = (high << 21) | (low >> 11)
     return (bits.double() + 0.5) * 2.0**-53
 
 
-def draw_tokens(log_q: Tensor, seed: int, row_keys: Tensor, positions: Tensor) -> Tensor:
-    """Token ids [B] int64 drawn from q*.
+def draw_places(log_q: Tensor, seed: int, row_keys: Tensor, positions: Tensor) -> Tensor:
+    """Columns [B] int64 of q*, drawn.
 
-    `log_q`: [B, V] float64, normalised; `row_keys`, `positions`: [B] int64 (see `row_key`; 0 is the first token).
+    `log_q`: [B, K] float64, normalised; `row_keys`, `positions`: [B] int64 (see `row_key`; 0 is the first token).
     """
     cumulative = log_q.exp().cumsum(dim=-1)
     total = cumulative[:, -1:]
@@ -63,6 +63,6 @@ def draw_tokens(log_q: Tensor, seed: int, row_keys: Tensor, positions: Tensor) -
     return torch.searchsorted(cumulative, target, right=True).squeeze(-1)
 
 
-def argmax_tokens(log_q: Tensor) -> Tensor:  # [B, V] float64
-    """The likeliest token ids [B] int64, the lowest id of equals."""
+def likeliest_places(log_q: Tensor) -> Tensor:  # [B, K] float64
+    """The likeliest columns [B] int64 of q*, the lowest of equals."""
     return (log_q == log_q.amax(dim=-1, keepdim=True)).to(torch.int8).argmax(dim=-1)

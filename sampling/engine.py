@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sampling.draw import argmax_tokens, draw_tokens
+from sampling.draw import draw_places, likeliest_places
 from sampling.errors import NonFiniteLogitsError
 from sampling.mixture import Mixture, kl_error, mix
 from sampling.results import FALLBACK, FORCED, MIXED
@@ -92,11 +92,12 @@ class LockstepEngine:
             keys = torch.tensor([row.key for row in group], device=device)
             mixture = mix(theta_logits[at], teacher_logits[at], positions == 0, self.num_ids, mixture_config, sampling)
             if sampling.temperature == 0:
-                drawn = argmax_tokens(mixture.log_q)
+                places_drawn = likeliest_places(mixture.log_q)
             else:
-                drawn = draw_tokens(mixture.log_q, sampling.seed, keys, positions)
-            token_ids[at] = drawn
-            figures[at] = _figures(mixture, drawn)
+                places_drawn = draw_places(mixture.log_q, sampling.seed, keys, positions)
+            drawn = mixture.ids.gather(-1, places_drawn[:, None])
+            token_ids[at] = drawn.squeeze(-1)
+            figures[at] = _figures(mixture, drawn, places_drawn[:, None])
         return token_ids, figures
 
     def _distribute(self, request_ids: list[str], rows: list[Row], token_ids: Tensor, figures: Tensor) -> list[str]:
@@ -172,14 +173,13 @@ def _reordered(values: Tensor, order: list[str], wanted: list[str]) -> Tensor:
     return values[torch.tensor([places[request_id] for request_id in wanted], device=values.device)]
 
 
-def _figures(mixture: Mixture, token_ids: Tensor) -> Tensor:
-    """The figures [B, FIGURES + COUNTED] float64 of drawn tokens [B]."""
-    at = token_ids[:, None]
+def _figures(mixture: Mixture, token_ids: Tensor, places: Tensor) -> Tensor:
+    """The figures [B, FIGURES + COUNTED] float64 of drawn tokens [B, 1], which stand at places [B, 1] of q*."""
     named = {
         "kl_error": kl_error(mixture),
-        "logprob_q": mixture.log_q.gather(-1, at).squeeze(-1),
-        "logprob_theta": mixture.log_theta.gather(-1, at).squeeze(-1),
-        "logprob_teacher": mixture.log_teacher.gather(-1, at).squeeze(-1),
+        "logprob_q": mixture.log_q.gather(-1, places).squeeze(-1),
+        "logprob_theta": mixture.log_theta.gather(-1, token_ids).squeeze(-1),
+        "logprob_teacher": mixture.log_teacher.gather(-1, token_ids).squeeze(-1),
     }
     columns = [named[name] if name in named else getattr(mixture, name) for name in (*FIGURES, *COUNTED)]
     return torch.stack([column.double() for column in columns], dim=-1)

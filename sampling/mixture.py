@@ -19,6 +19,7 @@ from sampling.alpha import solve_alpha
 from sampling.config import MixtureConfig, SamplingConfig
 from sampling.distributions import (
     NEG_INF,
+    compact,
     entropy,
     js_divergence,
     kl_divergence,
@@ -42,7 +43,8 @@ class Mixture:
     `entropy` and `support_size` are those of the distribution that tokens are drawn from.
     """
 
-    log_q: Tensor  # [B, V] float64, −inf outside the support
+    ids: Tensor  # [B, K] int64, ascending: the columns of log_q
+    log_q: Tensor  # [B, K] float64, −inf outside the support
     log_theta: Tensor  # [B, V] float64, full distribution at the temperature
     log_teacher: Tensor  # [B, V] float64, full distribution at the temperature
     alpha: Tensor  # [B] float64
@@ -73,13 +75,18 @@ def mix(
     finite = _usable(theta_logits) & _usable(teacher_logits)
     log_theta = log_softmax(theta_logits.where(finite[:, None], 0.0), sampling.temperature)
     log_teacher = log_softmax(teacher_logits.where(finite[:, None], 0.0), sampling.temperature)
+    theta, teacher = log_theta.exp(), log_teacher.exp()
+    js = js_divergence(log_theta, log_teacher, theta, teacher)
+    overlap_mass, overlap_count = overlap(theta, teacher, mixture.overlap_top_k)
 
-    js = js_divergence(log_theta, log_teacher)
-    overlap_mass, overlap_count = overlap(log_theta, log_teacher, mixture.overlap_top_k)
-    region = torch.ones_like(log_theta, dtype=torch.bool)
+    # From here on the rows are [B, K]: the ids of the trust region alone, all ids where it is off.
     if mixture.trust_region:
-        region = top_p_support(log_teacher, mixture.target_top_p)
-    common = region & (log_theta > NEG_INF) & (log_teacher > NEG_INF)
+        ids, region = compact(top_p_support(teacher, mixture.target_top_p))
+    else:
+        ids = torch.arange(num_ids, device=log_theta.device).expand(len(log_theta), -1)
+        region = torch.ones_like(ids, dtype=torch.bool)
+    in_theta, in_teacher = log_theta.gather(-1, ids), log_teacher.gather(-1, ids)
+    common = region & (in_theta > NEG_INF) & (in_teacher > NEG_INF)
     disjoint = ~common.any(dim=-1)
     unstable = disjoint
     if mixture.stability_check:
@@ -89,36 +96,34 @@ def mix(
     forced = first & mixture.force_first_token
     fallback = ~forced & (unstable if mixture.auto_fallback else disjoint)
     solved = solve_alpha(
-        renormalise(log_theta, common), renormalise(log_teacher, common), mixture.alpha_method, mixture.alpha
+        renormalise(in_theta, common), renormalise(in_teacher, common), mixture.alpha_method, mixture.alpha
     )
     alpha = torch.where(forced | fallback, 1.0, solved)
-    mode = torch.where(forced, FORCED, torch.where(fallback, FALLBACK, MIXED))
 
     # Both ends are exact: 0 is theta, 1 the teacher, also on ids where the other one's probability is zero.
-    at_end = (alpha == 0) | (alpha == 1)
-    support = torch.where(at_end[:, None], region, common)
-    on_theta, on_teacher = renormalise(log_theta, support), renormalise(log_teacher, support)
     weight = alpha[:, None]
-    scores = torch.where(weight == 0, 0.0, weight * on_teacher) + torch.where(weight == 1, 0.0, (1 - weight) * on_theta)
-    log_q = renormalise(scores, support)
-    kl_theta, kl_teacher = kl_divergence(log_q, on_theta), kl_divergence(log_q, on_teacher)
-    ess_ratio = _ess_ratio(log_q, on_theta, on_teacher)
-    log_q = _cut(log_q, sampling)
+    support = torch.where((weight == 0) | (weight == 1), region, common)
+    on_theta, on_teacher = renormalise(in_theta, support), renormalise(in_teacher, support)
+    scores = torch.where(weight == 0, 0.0, weight * on_teacher)
+    scores = scores + torch.where(weight == 1, 0.0, (1 - weight) * on_theta)
+    whole_q = renormalise(scores, support)
+    log_q = _cut(whole_q, sampling)
     return Mixture(
+        ids=ids,
         log_q=log_q,
         log_theta=log_theta,
         log_teacher=log_teacher,
         alpha=alpha,
-        kl_theta=kl_theta,
-        kl_teacher=kl_teacher,
+        kl_theta=kl_divergence(whole_q, on_theta),
+        kl_teacher=kl_divergence(whole_q, on_teacher),
         js=js,
         overlap_mass=overlap_mass,
         overlap_count=overlap_count,
         support_size=(log_q > NEG_INF).sum(dim=-1),
         entropy=entropy(log_q),
-        ess_ratio=ess_ratio,
-        mode=mode,
-        constrained=(region.sum(dim=-1) < num_ids),
+        ess_ratio=_ess_ratio(whole_q, on_theta, on_teacher),
+        mode=torch.where(forced, FORCED, torch.where(fallback, FALLBACK, MIXED)),
+        constrained=region.sum(dim=-1) < num_ids,
         unstable=unstable,
         finite=finite,
     )
@@ -146,7 +151,7 @@ def _cut(log_q: Tensor, sampling: SamplingConfig) -> Tensor:  # [B, V] float64
     if sampling.top_k:
         log_q = renormalise(log_q, top_k_support(log_q, sampling.top_k))
     if sampling.top_p < 1:
-        log_q = renormalise(log_q, top_p_support(log_q, sampling.top_p))
+        log_q = renormalise(log_q, top_p_support(log_q.exp(), sampling.top_p))
     if sampling.min_p > 0:
         log_q = renormalise(log_q, min_p_support(log_q, sampling.min_p))
     return log_q

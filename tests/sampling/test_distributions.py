@@ -11,6 +11,7 @@ from scipy.special import rel_entr
 from scipy.stats import entropy as scipy_entropy
 
 from sampling.distributions import (
+    compact,
     entropy,
     js_divergence,
     kl_divergence,
@@ -47,7 +48,7 @@ def test_entropy_kl_and_js_equal_scipy() -> None:
     np.testing.assert_allclose(kl_divergence(p, q), rel_entr(ps, qs).sum(1), rtol=1e-12)
     middle = (ps + qs) / 2
     expected = (rel_entr(ps, middle).sum(1) + rel_entr(qs, middle).sum(1)) / 2
-    np.testing.assert_allclose(js_divergence(p, q), expected, rtol=1e-12)
+    np.testing.assert_allclose(js_divergence(p, q, p.exp(), q.exp()), expected, rtol=1e-12)
 
 
 def test_zero_probabilities() -> None:
@@ -55,19 +56,19 @@ def test_zero_probabilities() -> None:
     assert entropy(one_hot).item() == 0
     assert kl_divergence(p, p).item() == 0
     assert kl_divergence(p, q).item() == math.inf
-    assert js_divergence(p, p).item() == 0
-    assert js_divergence(p, one_hot).item() == pytest.approx(math.log(2), abs=1e-15)
-    assert 0 < js_divergence(p, q).item() < math.log(2)
+    assert js_divergence(p, p, P, P).item() == pytest.approx(0, abs=1e-15)
+    assert js_divergence(p, one_hot, P, ONE_HOT).item() == pytest.approx(math.log(2), abs=1e-15)
+    assert 0 < js_divergence(p, q, P, Q).item() < math.log(2)
 
 
 def test_overlap_is_the_smaller_mass_of_the_shared_top_ids() -> None:
-    mass, count = overlap(P.log(), Q.log(), 2)  # {0, 1} and {2, 1}
+    mass, count = overlap(P, Q, 2)  # {0, 1} and {2, 1}
     assert (mass.item(), count.item()) == (0.25, 1)
-    mass, count = overlap(P.log(), Q.log(), 3)  # {0, 1, 2 or 3} and {2, 1, 0 or 4}
+    mass, count = overlap(P, Q, 3)  # {0, 1, 2 or 3} and {2, 1, 0 or 4}
     assert count.item() >= 1
-    mass, count = overlap(P.log(), ONE_HOT.log(), 5)  # an id of probability zero is in no top-k set
+    mass, count = overlap(P, ONE_HOT, 5)  # an id of probability zero is in no top-k set
     assert (mass.item(), count.item()) == (0, 0)
-    mass, count = overlap(P.log(), P.log(), 99)
+    mass, count = overlap(P, P, 99)
     assert (mass.item(), count.item()) == (1, 4)
 
 
@@ -83,11 +84,11 @@ def test_renormalise() -> None:
     ("top_p", "size"), [(1e-9, 1), (0.5, 1), (0.500001, 2), (0.75, 2), (0.8, 4), (0.9, 4), (1.0, 4)]
 )
 def test_top_p_takes_the_smallest_set_with_its_ties(top_p: float, size: int) -> None:
-    support = top_p_support(P.log(), top_p)
+    support = top_p_support(P, top_p)
     assert support.sum().item() == size
     assert P[support].sum().item() >= top_p - 1e-12
     order = torch.tensor([4, 3, 2, 1, 0])
-    assert (top_p_support(P.log()[:, order], top_p) == support[:, order]).all()
+    assert (top_p_support(P[:, order], top_p) == support[:, order]).all()
 
 
 def test_top_k_and_min_p() -> None:
@@ -96,3 +97,10 @@ def test_top_k_and_min_p() -> None:
     assert top_k_support(P.log(), 99).sum().item() == 4  # never an id of probability zero
     assert min_p_support(P.log(), 0.5).sum().item() == 2
     assert min_p_support(P.log(), 1.0).sum().item() == 1
+
+
+def test_compact_keeps_the_ids_in_order() -> None:
+    support = torch.tensor([[True, False, True, True], [False, False, False, True], [False] * 4])
+    ids, inside = compact(support)
+    assert ids.tolist() == [[0, 2, 3], [3, 0, 0], [0, 0, 0]]
+    assert inside.tolist() == [[True] * 3, [True, False, False], [False] * 3]

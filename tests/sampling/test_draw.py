@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.stats import chi2, kstest
 
-from sampling.draw import argmax_tokens, draw_tokens, philox, row_key, uniforms
+from sampling.draw import draw_places, likeliest_places, philox, row_key, uniforms
 
 MAX = 0xFFFFFFFF
 
@@ -63,7 +63,7 @@ def test_draws_follow_the_distribution() -> None:
     """χ² of 50,000 draws; a false failure has a chance of 1e-6."""
     probs = torch.tensor([0.4, 0.3, 0.0, 0.2, 0.1, 0.0], dtype=torch.float64)
     num = 50_000
-    drawn = draw_tokens(probs.log().expand(num, -1), 0, torch.arange(num), torch.zeros(num, dtype=torch.int64))
+    drawn = draw_places(probs.log().expand(num, -1), 0, torch.arange(num), torch.zeros(num, dtype=torch.int64))
     seen = np.bincount(drawn.numpy(), minlength=6)
     assert seen[[2, 5]].sum() == 0
     inside = probs.numpy() > 0
@@ -74,9 +74,9 @@ def test_draws_follow_the_distribution() -> None:
 def test_the_largest_uniform_still_draws_an_id_of_the_support(monkeypatch: pytest.MonkeyPatch) -> None:
     log_q = torch.tensor([[0.5, 0.5, 0.0, 0.0]], dtype=torch.float64).log()
     monkeypatch.setattr("sampling.draw.uniforms", lambda *_: torch.ones(1, dtype=torch.float64))
-    assert draw_tokens(log_q, 0, torch.tensor([0]), torch.tensor([0])).item() == 1
+    assert draw_places(log_q, 0, torch.tensor([0]), torch.tensor([0])).item() == 1
 
 
 def test_argmax_takes_the_lowest_of_equals() -> None:
     log_q = torch.tensor([[-math.inf, -1.0, -0.5, -0.5], [-1.0, -1.0, -1.0, -1.0]], dtype=torch.float64)
-    assert argmax_tokens(log_q).tolist() == [2, 0]
+    assert likeliest_places(log_q).tolist() == [2, 0]

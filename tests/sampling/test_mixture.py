@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,13 @@ def mixed(
     config = MixtureConfig.preset(preset, **overrides)
     rows = torch.full((len(theta),), first)
     width = min(theta.shape[-1], teacher.shape[-1]) if num_ids is None else num_ids
-    return mix(theta, teacher, rows, width, config, SamplingConfig(temperature=temperature))
+    return spread(mix(theta, teacher, rows, width, config, SamplingConfig(temperature=temperature)))
+
+
+def spread(mixture: Mixture) -> Mixture:
+    """The same with q* over all ids [B, V], −inf outside the trust region."""
+    q = torch.zeros_like(mixture.log_theta).scatter_add(-1, mixture.ids, mixture.log_q.exp())
+    return replace(mixture, log_q=q.log())
 
 
 def row(*values: float) -> Tensor:

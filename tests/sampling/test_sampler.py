@@ -12,7 +12,7 @@ import torch
 from scipy.stats import chi2
 
 from sampling import DualPrompt, DualSampler, FailedRow, MixtureConfig, SamplingConfig
-from sampling.draw import draw_tokens, row_key
+from sampling.draw import draw_places, row_key
 from sampling.errors import (
     CapacityError,
     ConfigurationError,
@@ -331,7 +331,7 @@ def test_a_draw_depends_on_its_key_alone(sampler: DualSampler) -> None:
     out = sampler.generate([row], SamplingConfig(max_tokens=1, seed=8), mixture=config, progress=False)[0]
     uniform_q = torch.zeros(1, NUM_IDS, dtype=torch.float64).log_softmax(-1)
     key = torch.tensor([row_key(row.id, 0)])
-    again = [int(draw_tokens(uniform_q, 8, key, torch.tensor([0]))) for _ in range(2)]
+    again = [int(draw_places(uniform_q, 8, key, torch.tensor([0]))) for _ in range(2)]
     assert again[0] == again[1]
     assert out.diagnostics.alpha[0] == 0
     np.testing.assert_allclose(out.diagnostics.logprob_q, out.diagnostics.logprob_theta, atol=1e-6)
