@@ -56,7 +56,7 @@ def to_record(output: DualOutput) -> dict[str, object]:
     mixed = diagnostics.mode == MIXED
     counts = np.bincount(diagnostics.mode, minlength=len(MODES))
     tokens: dict[str, object] = {name: getattr(diagnostics, name) for name in TOKEN_COLUMNS}
-    tokens["mode"] = [MODES[mode] for mode in diagnostics.mode]
+    tokens["mode"] = diagnostics.modes
     means: dict[str, float | None] = {}
     for name, kind in TOKEN_COLUMNS.items():
         if kind != pa.float32():

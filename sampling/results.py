@@ -37,6 +37,11 @@ class TokenDiagnostics:
     logprob_teacher: Floats  # [T] log π_t of it, full distribution, temperature as sampled
     mode: NDArray[np.uint8]  # [T] place in MODES
 
+    @property
+    def modes(self) -> list[str]:
+        """Each token's mode by name."""
+        return [MODES[mode] for mode in self.mode]
+
 
 @dataclass(frozen=True, slots=True)
 class DualOutput:

@@ -111,7 +111,7 @@ class PromptTemplate:
         try:
             text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except Exception as error:  # a chat template may raise anything, on purpose too
-            raise RenderError(f"{self.name}: the model's chat template refuses the row: {error}") from error
+            raise RenderError(f"{self.name}: the model's chat template refuses the row: {_one_line(error)}") from error
         assert isinstance(text, str)
         return self._restore(text)
 
@@ -143,7 +143,7 @@ class PromptTemplate:
         except RowError:
             raise
         except Exception as error:  # a template may raise anything: TypeError, SecurityError, ZeroDivisionError
-            raise RenderError(f"{self.name} cannot be rendered: {type(error).__name__}: {error}") from error
+            raise RenderError(f"{self.name} cannot be rendered: {type(error).__name__}: {_one_line(error)}") from error
         return self._neutralise("".join(chunks))
 
     def _restore(self, text: str) -> str:
@@ -166,6 +166,10 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, .
     while bos is not None and ids[:2] == [bos, bos]:
         ids = ids[1:]
     return tuple(ids)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _added_prefix(tokenizer: PreTrainedTokenizerBase) -> list[int]:

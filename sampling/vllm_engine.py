@@ -67,7 +67,9 @@ class VllmEngine:
                 # whole prompts alone are admitted, so the budget must hold the longest
                 max_num_batched_tokens=max(engine.max_num_batched_tokens, max_model_len),
                 kv_cache_memory_bytes=kv_cache_bytes,
-                gpu_memory_utilization=engine.gpu_memory_utilization,
+                # at start-up vLLM wants this share to be free, which beside the other engine it is not; the
+                # plan decided the cache's size above
+                gpu_memory_utilization=0.01,
                 enable_prefix_caching=engine.enable_prefix_caching,
                 enforce_eager=on_cpu,
                 async_scheduling=False,

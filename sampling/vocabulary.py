@@ -30,7 +30,7 @@ def check_vocabularies(theta: PreTrainedTokenizerBase, teacher: PreTrainedTokeni
     """
     theta_tokens = {token_id: token for token, token_id in theta.get_vocab().items()}
     teacher_tokens = {token_id: token for token, token_id in teacher.get_vocab().items()}
-    num_ids = min(max(theta_tokens), max(teacher_tokens)) + 1
+    num_ids: int = min(max(theta_tokens), max(teacher_tokens)) + 1
     differing = [token_id for token_id in range(num_ids) if theta_tokens.get(token_id) != teacher_tokens.get(token_id)]
     if differing:
         named = "; ".join(

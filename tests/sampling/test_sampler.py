@@ -258,6 +258,14 @@ def test_nan_logits_name_the_row_and_spare_the_others(sampler: DualSampler, monk
     assert {key: out.token_ids for key, out in results.items()} == {k: v for k, v in healthy.items() if k != "row-2"}
 
 
+def test_a_row_may_fill_its_context_to_the_last_token(sampler: DualSampler) -> None:
+    """The longest rows that admission lets in, beside each other: vLLM must not end them by itself."""
+    rows = [DualPrompt("x" * (MAX_MODEL_LEN - 10), "y" * (MAX_MODEL_LEN - 10), id=f"full-{i}") for i in range(3)]
+    outs = sampler.generate(rows, SamplingConfig(max_tokens=10, seed=1), progress=False)
+    assert all(len(out.token_ids) == 10 or out.finish_reason == "eos" for out in outs)
+    assert any(len(out.token_ids) == 10 for out in outs)
+
+
 def test_skip_leaves_out_what_is_done(sampler: DualSampler) -> None:
     sampling = SamplingConfig(n=2, max_tokens=3)
     done = {("row-0", 0), ("row-1", 1)}
