@@ -9,6 +9,9 @@ DualSamplingError
 │   ├── OutputError             an output folder that is taken, locked, foreign or not writable
 │   └── CapacityError           a pair of models, or a row, that memory cannot hold
 ├── RowError                    one row that cannot be sampled: quarantined, counted, never fatal
+│   ├── BadRowError             broken, or without a field it needs (tasks/examples.py)
+│   ├── MissingFieldError       without a field that a template names (sampling/templates.py)
+│   ├── RenderError             a template fails on it (sampling/templates.py)
 │   ├── EmptyPromptError
 │   ├── PromptTooLongError
 │   ├── RowCapacityError        prompt + max_tokens exceed a whole KV cache

@@ -151,7 +151,7 @@ def test_earlier_turns_are_row_text_too() -> None:
 PIECES = ["<", "|", ">", "<|", "|>", "im_start", "im_end", "[", "INST", "]", "endoftext", "bos", " ", "\n", "é", "a"]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(
     st.lists(st.sampled_from([*PIECES, *TOKENIZER.all_special_tokens]), max_size=12).map("".join),
     st.lists(st.sampled_from(PIECES), max_size=6).map("".join),
