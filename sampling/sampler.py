@@ -49,7 +49,11 @@ class DualSampler:
         limit_threads(sum(map(weights_bytes, models)))
         self.memory = plan_memory(models[0], models[1], engine, device_type())
         theta_engine = VllmEngine(models[0], engine, context_length(models[0]), self.memory.theta_bytes)
-        teacher_engine = VllmEngine(models[1], engine, context_length(models[1]), self.memory.teacher_bytes)
+        try:
+            teacher_engine = VllmEngine(models[1], engine, context_length(models[1]), self.memory.teacher_bytes)
+        except BaseException:
+            theta_engine.close()
+            raise
         self._engine = LockstepEngine(theta_engine, teacher_engine, num_ids, engine.max_num_seqs)
         self._lock = threading.Lock()
 

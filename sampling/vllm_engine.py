@@ -20,7 +20,7 @@ from sampling.config import EngineConfig, ModelConfig
 from sampling.errors import DualSamplingError, LockstepError, ModelError, UnsupportedVllmError
 from sampling.models import first_line, model_folder
 
-TESTED_VERSIONS = ("0.26.0", "0.32.0")
+TESTED_VERSIONS = ("0.26.0", "0.32.0")  # on an H200, by this design's prototype; on CPU, by the tests
 SMALL_MODEL_BYTES = 64 << 20
 _set_num_threads = torch.set_num_threads  # vLLM's CPU worker replaces torch's own by one that does nothing
 
@@ -64,8 +64,8 @@ class VllmEngine:
                 trust_remote_code=model.trust_remote_code,
                 max_model_len=max_model_len,
                 max_num_seqs=engine.max_num_seqs,
-                # whole prompts alone are admitted, so the budget must hold the longest
-                max_num_batched_tokens=max(engine.max_num_batched_tokens, max_model_len),
+                # whole prompts alone are admitted, so the budget must hold the longest; vLLM wants a token a row
+                max_num_batched_tokens=max(engine.max_num_batched_tokens, max_model_len, engine.max_num_seqs),
                 kv_cache_memory_bytes=kv_cache_bytes,
                 # at start-up vLLM wants this share to be free, which beside the other engine it is not; the
                 # plan decided the cache's size above
