@@ -1,0 +1,1 @@
+"""The demo: two tiny models that solve arithmetic word problems."""
