@@ -1,0 +1,49 @@
+"""The dry run: what `produce` would sample, shown."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from flows.terminal import escape
+from sampling.errors import SourceError
+from sampling.vocabulary import check_vocabularies, load_tokenizer
+from tasks.config import PipelineConfig
+from tasks.rows import PreparedRow, QuarantinedRow, prepare_rows
+
+MARGIN = "  │ "
+
+
+def dry_run(config: PipelineConfig, num_rows: int) -> None:
+    """Prints the recognised format with both prompts of the first rows, as the models will read them.
+
+    Raises SourceError when no row can be sampled, ModelError or VocabularyMismatchError as sampling would.
+    """
+    theta_tokenizer, teacher_tokenizer = (
+        load_tokenizer(config.models.theta),
+        load_tokenizer(config.models.teacher),
+    )
+    check_vocabularies(theta_tokenizer, teacher_tokenizer)
+    report, rows = prepare_rows(config.source, config.prompts, theta_tokenizer, teacher_tokenizer)
+    print(f"format: {report.adapter}")
+    print(f"columns: {escape(', '.join(report.columns))}")
+    num_shown = 0
+    reasons: Counter[str] = Counter()
+    for row in rows:
+        if isinstance(row, QuarantinedRow):
+            reasons[row.reason] += 1
+            print(f"\nquarantined: {escape(row.row)}: {row.reason}: {escape(row.detail)}")
+            continue
+        num_shown += 1
+        _show(num_shown, row)
+        if num_shown == num_rows:
+            break
+    if not num_shown:
+        raise SourceError(f"no row can be sampled: {dict(reasons)}; look at source.columns and the templates")
+    print("\nNothing was sampled.")
+
+
+def _show(number: int, row: PreparedRow) -> None:
+    print(f"\nrow {number}, id {row.id}")
+    for name, prompt in (("teacher", row.teacher_prompt), ("theta", row.theta_prompt)):
+        print(f"  {name} reads:")
+        print("\n".join(MARGIN + line for line in escape(prompt).split("\n")))

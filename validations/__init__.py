@@ -1,0 +1,1 @@
+"""The gate between sampled shards and a published dataset."""
