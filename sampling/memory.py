@@ -49,6 +49,14 @@ def context_length(model: ModelConfig) -> int:
     return int(model.max_model_len or load_config(model).max_position_embeddings)
 
 
+def check_max_tokens(max_tokens: int, context: int) -> None:
+    """Raises CapacityError when no prompt fits beside `max_tokens` in a context of so many tokens."""
+    if max_tokens >= context:
+        raise CapacityError(
+            f"max_tokens {max_tokens} leaves no room for a prompt in a context of {context} tokens; lower max_tokens"
+        )
+
+
 def kv_bytes_per_token(model: ModelConfig, device: str) -> int:
     """Bytes that one token's keys with its values take over all layers."""
     config = load_config(model)

@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerBase
 
 from sampling.config import EngineConfig, MixtureConfig, ModelConfig, SamplingConfig
 from sampling.engine import LockstepEngine
-from sampling.errors import CapacityError, ConfigurationError, EmptyPromptError, RowError
-from sampling.memory import context_length, plan_memory
+from sampling.errors import ConfigurationError, EmptyPromptError, RowError
+from sampling.memory import check_max_tokens, context_length, plan_memory
 from sampling.models import eos_ids, weights_bytes
 from sampling.prompts import DualPrompt
 from sampling.results import DrawnToken, DualOutput, FailedRow
@@ -171,11 +171,7 @@ class DualSampler:
 
     def _settings(self, sampling: SamplingConfig, mixture: MixtureConfig | None, streamed: bool = False) -> Settings:
         context = min(self._engine.theta.max_model_len, self._engine.teacher.max_model_len)
-        if sampling.max_tokens >= context:
-            raise CapacityError(
-                f"max_tokens {sampling.max_tokens} leaves no room for a prompt in a context of {context} tokens;"
-                " lower max_tokens"
-            )
+        check_max_tokens(sampling.max_tokens, context)
         num_ids = self._engine.num_ids
         if strange := [token_id for token_id in sampling.stop_token_ids if not 0 <= token_id < num_ids]:
             raise ConfigurationError(f"stop_token_ids {strange} are no ids of this vocabulary (0 to {num_ids - 1})")

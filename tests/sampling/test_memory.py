@@ -8,7 +8,8 @@ import pytest
 
 from sampling import EngineConfig, ModelConfig
 from sampling import memory as memory_module
-from sampling.memory import MIN_CACHE_BYTES, kv_bytes_per_token, plan_memory
+from sampling.errors import CapacityError
+from sampling.memory import MIN_CACHE_BYTES, check_max_tokens, kv_bytes_per_token, plan_memory
 
 
 def test_bytes_a_token(tiny_pair: tuple[Path, Path]) -> None:
@@ -39,3 +40,9 @@ def test_an_own_size_wins(tiny_pair: tuple[Path, Path]) -> None:
     plan = plan_memory(theta, teacher, EngineConfig(), "cpu")
     assert (plan.theta_bytes, plan.teacher_bytes) == (77 << 20, 77 << 20)
     assert "0.08 GiB" in str(plan)
+
+
+def test_max_tokens_must_leave_room_for_a_prompt() -> None:
+    check_max_tokens(99, 100)
+    with pytest.raises(CapacityError, match="max_tokens 100 leaves no room for a prompt in a context of 100"):
+        check_max_tokens(100, 100)
