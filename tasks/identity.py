@@ -1,0 +1,97 @@
+"""A run's identity: a hash of everything that changes what is sampled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sampling.config import ModelConfig
+from sampling.models import model_folder
+from tasks.config import PipelineConfig
+
+if TYPE_CHECKING:
+    from tasks.rows import SourceReport
+
+# Raised by hand when the same configuration begins to draw other tokens, so that no run is resumed across it.
+SAMPLING_REVISION = 1
+TEXT_SUFFIXES = {".json", ".jinja", ".txt", ".model", ".py"}  # configuration, tokenizer, remote code: read whole
+WEIGHT_SUFFIXES = {".safetensors"}
+# Of a weights file: its size, with 64 blocks. A 15 GB model takes 0.1 s, and other weights differ in every block.
+NUM_BLOCKS, BLOCK_BYTES = 64, 64 * 1024
+
+Identity = dict[str, Any]
+
+
+def identity_of(config: PipelineConfig, report: SourceReport) -> Identity:
+    """What a run samples, as JSON: models, mixture, resolved prompts, sampling, adapter, source.
+
+    Not in it: paths, shards, retries, limits, where it is published, and how many rows share a batch, because a
+    draw depends on (seed, row id, sample index, position) alone.
+    """
+    return {
+        "revision": SAMPLING_REVISION,
+        "source": {
+            "fingerprint": report.fingerprint,
+            "adapter": report.adapter,
+            "columns": config.source.columns,
+        },
+        "prompts": report.prompts.model_dump(mode="json"),
+        "models": {
+            "teacher": model_identity(config.models.teacher),
+            "theta": model_identity(config.models.theta),
+        },
+        # A preset is only a name for the keys that stand beside it.
+        "mixture": config.mixture.model_dump(mode="json", exclude={"preset_name"}),
+        "sampling": config.sampling.model_dump(mode="json"),
+    }
+
+
+def run_id_of(identity: Identity) -> str:
+    """64 hex digits."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def model_identity(model: ModelConfig) -> dict[str, Any]:
+    """A model by its content, so that a copy or a Hub snapshot of the same commit is the same model.
+
+    Raises ModelError when there is no such model.
+    """
+    settings = model.model_dump(mode="json", exclude={"model", "revision", "kv_cache_memory_bytes"})
+    return {"content": _content_of(model_folder(model)), **settings}
+
+
+def differing_keys(theirs: Identity, ours: Identity, prefix: str = "") -> list[str]:
+    """Each key whose values differ, as `section.key: theirs there, ours here`."""
+    differing = []
+    for key in sorted(theirs.keys() | ours.keys()):
+        there, here = theirs.get(key), ours.get(key)
+        if isinstance(there, dict) and isinstance(here, dict):
+            differing += differing_keys(there, here, f"{prefix}{key}.")
+        elif there != here:
+            differing.append(f"{prefix}{key}: {_shown(there)} there, {_shown(here)} here")
+    return differing
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _content_of(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if not path.is_file() or path.suffix not in TEXT_SUFFIXES | WEIGHT_SUFFIXES:
+            continue
+        num_bytes = path.stat().st_size
+        digest.update(f"{path.name}\0{num_bytes}\0".encode())
+        with open(path, "rb") as file:
+            if path.suffix in TEXT_SUFFIXES or num_bytes <= NUM_BLOCKS * BLOCK_BYTES:
+                digest.update(file.read())
+                continue
+            for i in range(NUM_BLOCKS):
+                file.seek(i * (num_bytes - BLOCK_BYTES) // (NUM_BLOCKS - 1))
+                digest.update(file.read(BLOCK_BYTES))
+    return digest.hexdigest()

@@ -1,0 +1,184 @@
+"""A dataset's way from staged to published, in one transaction."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.transactions import CommitMode, Transaction, transaction
+
+from sampling.errors import DualSamplingError, OutputError, RefusedError
+from tasks.card import card
+from tasks.config import PipelineConfig
+from tasks.durable import output_errors, sync, write_bytes, write_json
+from tasks.plan import Plan
+from tasks.run_folder import RunFolder
+from tasks.shards import ShardSummary, read_failures
+from tasks.staging import Staged, stage
+
+if TYPE_CHECKING:
+    from validations.gate import Verdict
+
+KEY = pa.schema([("id", pa.string()), ("sample_idx", pa.int32())])
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What the dataset's documents say of the run that made it."""
+
+    config: PipelineConfig
+    plan: Plan
+    libraries: dict[str, str]
+    shards: list[ShardSummary]
+
+
+def publish_dataset(folder: RunFolder, run: Run) -> dict[str, Any]:
+    """Stage, judge, publish; the manifest of what is now published.
+
+    Raises RefusedError when the gate refuses; the dataset then lies in `folder.refused`, and the work is kept, so that
+    a run with other limits samples nothing again. Any error leaves nothing staged and `latest` where it was.
+    """
+    with output_errors(folder.work), transaction(commit_mode=CommitMode.LAZY) as undoable:
+        undoable.set("staged", folder.staged)
+        staged = stage_dataset(folder, run)
+        verdict = judge_dataset(folder, run.config, staged)
+        if not verdict.passed:
+            set_aside(folder, run, staged, verdict)
+            raise RefusedError(f"{'; '.join(verdict.refusals)} (the dataset with its report: {folder.refused})")
+        # Not an on_commit hook: Prefect logs what a hook raises and carries on.
+        manifest = publish_staged(folder, run, staged, verdict)
+    with output_errors(folder.work):
+        finish(folder)
+    return manifest
+
+
+@task(name="stage-dataset", cache_policy=NO_CACHE)
+def stage_dataset(folder: RunFolder, run: Run) -> Staged:
+    """Write the dataset's files beside the work, and prove that no row is lost or there twice."""
+    staged = stage(folder, run.plan, run.shards)
+    verify(folder, run, staged)
+    return staged
+
+
+@stage_dataset.on_rollback
+def discard_staged(undone: Transaction) -> None:
+    """Nothing half published stays."""
+    shutil.rmtree(undone.get("staged"), ignore_errors=True)
+
+
+@task(name="judge-dataset", cache_policy=NO_CACHE)
+def judge_dataset(folder: RunFolder, config: PipelineConfig, staged: Staged) -> Verdict:
+    """Hold the staged figures against the configuration's limits."""
+    from validations.gate import Limits, judge  # Great Expectations takes 5-11 s to import
+
+    limits = Limits(
+        kl_error_max=config.validation.kl_error_max,
+        fallback_rate_max=config.validation.fallback_rate_max,
+        eos_rate_min=config.validation.eos_rate_min,
+        kl_symmetric=config.mixture.alpha_method == "kl_symmetry",
+    )
+    return judge([folder.staged / file.path for file in staged.files], limits)
+
+
+@task(name="publish-dataset", cache_policy=NO_CACHE)
+def publish_staged(folder: RunFolder, run: Run, staged: Staged, verdict: Verdict) -> dict[str, Any]:
+    """Write the card, then the manifest, then rename: the dataset exists when this rename is done."""
+    manifest = write_documents(folder, run, staged, verdict)
+    if folder.published.exists():
+        raise OutputError(f"{folder.published} has come into being meanwhile; choose another publish.version")
+    os.rename(folder.staged, folder.published)
+    sync(folder.published.parent)
+    return manifest
+
+
+def set_aside(folder: RunFolder, run: Run, staged: Staged, verdict: Verdict) -> None:
+    """Move a refused dataset, with its report, to where nobody takes it for a published one."""
+    write_documents(folder, run, staged, verdict)
+    folder.refused.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder.refused, ignore_errors=True)  # of this run: the folder's owner was checked
+    os.rename(folder.staged, folder.refused)
+    sync(folder.refused.parent)
+
+
+def finish(folder: RunFolder) -> None:
+    """Move `latest` to this version, last of all, and remove the work."""
+    link = folder.latest.with_name(f".{folder.latest.name}-{os.getpid()}")
+    link.unlink(missing_ok=True)
+    link.symlink_to(folder.version, target_is_directory=True)
+    os.replace(link, folder.latest)
+    sync(folder.latest.parent)
+    folder.remove_work()
+
+
+def verify(folder: RunFolder, run: Run, staged: Staged) -> None:
+    """Read the staged rows again: each planned completion is there once, or quarantined, in the plan's order.
+
+    Raises DualSamplingError when one is lost, strange, or there twice.
+    """
+    num_samples = run.config.sampling.n
+    expected, num_failed = [], 0
+    for i in range(run.plan.num_shards):
+        failed = {(failure.id, failure.sample_idx) for failure in read_failures(folder.shard(i))}
+        ids = pq.read_table(folder.shard(i).rows, columns=["id"])["id"].to_pylist()
+        keys = [(row, k) for row in ids for k in range(num_samples) if (row, k) not in failed]
+        num_failed += len(failed)
+        expected.append(pa.table({"id": [row for row, _ in keys], "sample_idx": [k for _, k in keys]}, schema=KEY))
+    wanted = pa.concat_tables(expected)
+    found = ds.dataset([folder.staged / file.path for file in staged.files]).to_table(columns=KEY.names)
+    num_planned = run.plan.num_rows * num_samples
+    num_unique = len(found.group_by(KEY.names).aggregate([]))
+    if not (len(wanted) + num_failed == num_planned and found.equals(wanted) and num_unique == len(found)):
+        raise DualSamplingError(
+            f"the staged rows are not the planned ones: {num_planned} planned, {num_failed} quarantined, {len(found)}"
+            f" staged, {num_unique} of them different; nothing was published and {folder.work} is kept"
+        )
+
+
+def write_documents(folder: RunFolder, run: Run, staged: Staged, verdict: Verdict) -> dict[str, Any]:
+    """report.json, README.md, then manifest.json, each flushed to the disk with the data before it."""
+    for file in staged.files:
+        sync(folder.staged / file.path)
+    sync(folder.staged / "data")
+    report = {"passed": verdict.passed, "refusals": list(verdict.refusals), "figures": verdict.figures}
+    write_json(folder.staged / "report.json", report | {"report": verdict.report})
+    example = _example(folder.staged / staged.files[0].path)
+    text = card(run.config, run.plan, staged, verdict.figures, example)
+    write_bytes(folder.staged / "README.md", text.encode())
+    manifest = {
+        "name": folder.name,
+        "version": folder.version,
+        "run_id": folder.run_id,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "published": verdict.passed,
+        "num_rows": staged.num_rows,
+        "files": [asdict(file) for file in staged.files],
+        "figures": verdict.figures,
+        "refusals": list(verdict.refusals),
+        "quarantine": staged.quarantine,
+        "engine": staged.totals,
+        "num_attempts": sum(shard.num_attempts for shard in run.shards),
+        "num_damaged_parts": staged.num_set_aside,
+        "source": {"adapter": run.plan.adapter, "files": run.plan.files, "num_rows": run.plan.num_rows},
+        "config": run.config.model_dump(mode="json"),
+        "identity": folder.identity,
+        "libraries": run.libraries,
+    }
+    write_json(folder.staged / "manifest.json", manifest)
+    return manifest
+
+
+def _example(path: Path) -> dict[str, str]:
+    with pq.ParquetFile(path) as file:
+        columns = ["theta_prompt", "teacher_prompt", "completion"]
+        row: Mapping[str, str] = next(file.iter_batches(1, columns=columns)).to_pylist()[0]
+    return {"Theta sees": row["theta_prompt"], "The teacher sees": row["teacher_prompt"], "Drawn": row["completion"]}

@@ -1,0 +1,343 @@
+"""The whole way with real engines: the same rows whatever happens on it, each of them once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from datasets import load_dataset
+
+import flows.produce
+from flows.produce import ProduceResult, open_run, run_produce
+from sampling.errors import EngineDiedError, OutputError, RefusedError
+from sampling.record import RECORD_SCHEMA
+from tasks.config import PipelineConfig, PublishConfig
+from tasks.parts import read_parts
+from tasks.run_folder import RunFolder
+
+ROOT = Path(flows.produce.__file__).parent.parent
+NUM_ROWS, NUM_SAMPLES = 6, 2
+LIMIT_S = 240.0  # what an idle machine does in 20 s
+Tokens = dict[tuple[str, int], tuple[int, ...]]
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+def config_of(folder: Path, models: tuple[Path, Path], **validation: float) -> PipelineConfig:
+    """Three shards of four completions; two in flight, so that a shard takes longer than a commit."""
+    teacher, theta = models
+    source = folder / "rows.jsonl"
+    sums = {i: 2 * i + 3 for i in range(NUM_ROWS)}
+    rows = [
+        {"question": f"Tom has {i} shells and finds {i + 3}. How many?", "answer": f"That is {total}.\n#### {total}"}
+        for i, total in sums.items()
+    ]
+    lines = [*map(json.dumps, rows), json.dumps({"question": None, "answer": "#### 1"}), "{no json"]
+    source.write_text("\n".join(lines))
+    return PipelineConfig.model_validate(
+        {
+            "name": "shells",
+            "source": {"path": str(source)},
+            "prompts": {
+                "teacher": {"style": "plain", "template": "Q: {{ question }}\nHint: {{ answer }}\nA:"},
+                "theta": {"style": "plain", "template": "Q: {{ question }}\nA:"},
+            },
+            "models": {"teacher": {"model": str(teacher)}, "theta": {"model": str(theta)}},
+            "sampling": {"n": NUM_SAMPLES, "max_tokens": 250, "seed": 7},
+            "engine": {"max_num_seqs": 2},
+            "shards": {"rows": 2, "retries": 1, "retry_delay_s": 0.0},
+            "validation": {"fallback_rate_max": 1.0, "eos_rate_min": 0.0} | validation,
+            "publish": {"root": str(folder / "out")},
+        }
+    )
+
+
+def folder_of(config: PipelineConfig) -> RunFolder:
+    return open_run(config)[0]
+
+
+def tokens_of(dataset: Path) -> Tokens:
+    """The drawn tokens of each completion, none of which is there twice."""
+    table = pq.read_table(dataset / "data", columns=["id", "sample_idx", "token_ids"])
+    tokens = {(row["id"], row["sample_idx"]): tuple(row["token_ids"]) for row in table.to_pylist()}
+    assert len(tokens) == len(table) == NUM_ROWS * NUM_SAMPLES
+    return tokens
+
+
+def wait_until(ready: Callable[[], object], process: subprocess.Popen[bytes] | None = None) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while not ready():
+        assert process is None or process.poll() is None, "the run ended before it was killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def parts_of(folder: RunFolder) -> dict[Path, str]:
+    """Every committed part with a hash of its bytes."""
+    paths = (folder.work / "shards").glob("*/parts/*.parquet")
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def engine_pids() -> list[int]:
+    """The engines that this process has started and that run."""
+    pids = []
+    for children in Path("/proc/self/task").glob("*/children"):
+        for pid in children.read_text().split():
+            stat, command = Path(f"/proc/{pid}/stat"), Path(f"/proc/{pid}/cmdline")
+            try:
+                if b"engine_child" in command.read_bytes() and ") Z " not in stat.read_text():
+                    pids.append(int(pid))
+            except FileNotFoundError:
+                continue
+    return pids
+
+
+@contextmanager
+def in_background(work: Callable[[], None]) -> Iterator[None]:
+    """Run something beside the block; its error is the test's."""
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    yield
+    thread.join()
+    assert not errors, errors
+
+
+@pytest.fixture(scope="module")
+def refused(
+    tmp_path_factory: pytest.TempPathFactory, tiny_pair: tuple[Path, Path], prefect_server: str
+) -> tuple[PipelineConfig, RefusedError]:
+    """A run that the gate refused: random models end no completion by EOS often enough."""
+    config = config_of(tmp_path_factory.mktemp("reference"), tiny_pair, eos_rate_min=1.0)
+    with pytest.raises(RefusedError, match=r"eos_rate.*limit ≥ 1") as caught:
+        run_produce(config)
+    return config, caught.value
+
+
+@pytest.fixture(scope="module")
+def reference(
+    refused: tuple[PipelineConfig, RefusedError], tiny_pair: tuple[Path, Path]
+) -> tuple[PipelineConfig, ProduceResult]:
+    """The same run with other limits; undisturbed, and published without sampling again."""
+    config = config_of(Path(refused[0].publish.root).parent, tiny_pair)
+    return config, run_produce(config)
+
+
+def test_a_refused_dataset_lies_aside_with_its_report(refused: tuple[PipelineConfig, RefusedError]) -> None:
+    config, error = refused
+    folder = folder_of(config)
+    assert str(folder.refused) in str(error)
+    assert len(tokens_of(folder.refused)) == NUM_ROWS * NUM_SAMPLES
+    report = json.loads((folder.refused / "report.json").read_text())
+    assert report["passed"] is False
+    assert "eos_rate" in report["refusals"][0]
+    assert not folder.published.exists()
+
+
+def test_the_published_dataset_is_what_was_sampled(
+    reference: tuple[PipelineConfig, ProduceResult], refused: tuple[PipelineConfig, RefusedError]
+) -> None:
+    config, result = reference
+    folder = folder_of(config)
+    assert (result.path, result.published, result.refusals) == (folder.published, True, [])
+    assert tokens_of(result.path) == tokens_of(folder.refused)  # the same work, other limits
+    assert result.quarantine == {"not_json": 1, "null_field": 1}
+    assert len((result.path / "quarantine.jsonl").read_text().splitlines()) == 2
+    assert sorted(path.name for path in folder.published.parent.iterdir()) == sorted([folder.version, "latest"])
+    assert folder.latest.resolve() == result.path
+
+    manifest = json.loads((result.path / "manifest.json").read_text())
+    num_completions = NUM_ROWS * NUM_SAMPLES
+    assert manifest["num_rows"] == manifest["engine"]["num_requests"] == num_completions
+    assert manifest["engine"]["num_tokens"] == result.figures["num_tokens"]
+    assert 0 < result.figures["kl_error_max"] < 1e-6
+    assert manifest["num_attempts"] == 3  # one a shard, all of the refused run
+    header = yaml.safe_load((result.path / "README.md").read_text().split("---\n")[1])
+    assert header["configs"][0]["data_files"] == [{"split": "train", "path": "data/train-*.parquet"}]
+
+
+def test_a_trainer_can_read_it(reference: tuple[PipelineConfig, ProduceResult], tmp_path: Path) -> None:
+    rows = load_dataset(str(reference[1].path), cache_dir=str(tmp_path))["train"]
+    assert len(rows) == NUM_ROWS * NUM_SAMPLES
+    assert {*RECORD_SCHEMA.names, "question", "answer", "theta_prompt", "teacher_prompt", "messages"} <= {
+        *rows.column_names
+    }
+    for row in rows:
+        assert row["theta_prompt"] == f"Q: {row['question']}\nA:"
+        assert row["teacher_prompt"] == f"Q: {row['question']}\nHint: {row['answer']}\nA:"
+        assert row["messages"] == [
+            {"role": "user", "content": row["question"]},
+            {"role": "assistant", "content": row["completion"]},
+        ]
+        assert len(row["token_ids"]) == len(row["alpha"]) == len(row["mode"]) == row["num_tokens"]
+        assert row["mode"][0] == "forced"
+        assert row["alpha"][0] == 1.0
+
+
+def test_a_published_dataset_is_not_made_again(reference: tuple[PipelineConfig, ProduceResult]) -> None:
+    config, result = reference
+    folder = folder_of(config)
+    before = (result.path / "manifest.json").stat().st_mtime_ns
+    assert run_produce(config) == result
+    # A crash between the publication and the link, which moves last.
+    with folder.locked():
+        folder.write_run(config, {})
+    folder.latest.unlink()
+    assert run_produce(config) == result
+    assert folder.latest.resolve() == result.path
+    assert not folder.work.parent.exists()
+    assert (result.path / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_a_second_run_is_refused(reference: tuple[PipelineConfig, ProduceResult], tmp_path: Path) -> None:
+    config = reference[0].model_copy(update={"publish": PublishConfig(root=str(tmp_path))})
+    with folder_of(config).locked(), pytest.raises(OutputError, match=f"held by another run.*pid {os.getpid()}"):
+        run_produce(config)
+
+
+def test_kill_9_at_any_moment(
+    reference: tuple[PipelineConfig, ProduceResult],
+    tiny_pair: tuple[Path, Path],
+    prefect_server: str,
+    tmp_path: Path,
+) -> None:
+    """Killed while planning, twice while sampling, while staging: nothing is lost, nothing sampled twice."""
+    rng = random.Random(20)
+    config = config_of(tmp_path, tiny_pair)
+    folder = folder_of(config)
+    assert folder.run_id == folder_of(reference[0]).run_id
+    kept: dict[Path, str] = {}
+
+    def amid_a_shard() -> bool:
+        """Some of a shard's four completions are committed, and more than before."""
+        parts = parts_of(folder)
+        num_rows = Counter[Path]()
+        for path in parts:
+            num_rows[path.parent] += pq.read_metadata(path).num_rows
+        return len(parts) > len(kept) and any(num < 4 for num in num_rows.values())
+
+    # The next commit is COMMIT_EVERY_S = 0.5 s away: a kill 0.2 s later still finds the shard half done.
+    moments: list[tuple[Callable[[], object], float]] = [
+        (lambda: folder.was_begun(), 0.05),  # planning, or just behind it
+        (amid_a_shard, 0.2),
+        (amid_a_shard, 0.2),
+        (lambda: folder.staged.exists(), 1.0),
+    ]
+    for ready, spread_s in moments:
+        process = start(config, prefect_server)
+        try:
+            wait_until(ready, process)
+            time.sleep(rng.random() * spread_s)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        parts = parts_of(folder)
+        assert parts.items() >= kept.items()  # what was committed stays as it is
+        kept = parts
+    assert not folder.published.exists()
+    assert not folder.latest.exists()
+    # Each completion was committed by one attempt alone, over all the kills.
+    shards = [read_parts(folder.shard(i).parts) for i in range(3)]
+    assert [len(shard.table) for shard in shards] == [4, 4, 4]
+    assert sum(shard.num_duplicates + shard.num_set_aside for shard in shards) == 0
+    assert sum(shard.num_attempts for shard in shards) > 3  # one a shard, one more a kill while sampling
+
+    result = run_produce(config)
+    assert tokens_of(result.path) == tokens_of(reference[1].path)
+    assert result.quarantine == reference[1].quarantine
+    manifest = json.loads((result.path / "manifest.json").read_text())
+    # Totals are of the committed work: at least what is published, with what was in flight when a commit was made.
+    assert manifest["engine"]["num_tokens"] >= result.figures["num_tokens"]
+    assert not folder.work.exists()
+
+
+def start(config: PipelineConfig, prefect_server: str) -> subprocess.Popen[bytes]:
+    """A run in a process group of its own."""
+    code = f"""
+from flows.produce import run_produce
+from tasks.config import PipelineConfig, PublishConfig
+run_produce(PipelineConfig.model_validate_json({config.model_dump_json()!r}))
+"""
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "PREFECT_API_URL": prefect_server},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def test_engines_that_die_and_a_disk_that_is_full(
+    reference: tuple[PipelineConfig, ProduceResult], tiny_pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    config = config_of(tmp_path, tiny_pair)
+    folder = folder_of(config)
+    parts = folder.shard(1).parts
+    ended = threading.Event()
+
+    def kill_every_engine() -> None:
+        wait_until(lambda: parts_in(parts))
+        while not ended.is_set():
+            kill_engines()
+            time.sleep(0.02)
+
+    # Every engine dies: after its retries the run fails and names the shard; the shard before it is kept.
+    with in_background(kill_every_engine):
+        try:
+            with pytest.raises(EngineDiedError, match="shard 00001: the engine's process ended by SIGKILL"):
+                run_produce(config)
+        finally:
+            ended.set()
+    assert folder.shard(0).summary.exists()
+    assert not folder.shard(1).summary.exists()
+
+    # The disk is full: one line, and a run that can be resumed.
+    (parts / ".writing").symlink_to("/dev/full")  # the kernel answers ENOSPC to every write
+    with pytest.raises(OutputError, match=r"No space left on device; .*free space") as caught:
+        run_produce(config)
+    assert "\n" not in str(caught.value)
+    (parts / ".writing").unlink()
+
+    # A part is damaged, and an engine dies once: both are made good.
+    damaged = parts_in(parts)[0]
+    damaged.write_bytes(damaged.read_bytes()[:-50])
+
+    def kill_one_engine() -> None:
+        wait_until(lambda: parts_in(folder.shard(2).parts))
+        kill_engines()
+
+    with in_background(kill_one_engine):
+        result = run_produce(config)
+    assert tokens_of(result.path) == tokens_of(reference[1].path)
+    assert json.loads((result.path / "manifest.json").read_text())["num_damaged_parts"] == 1
+    assert engine_pids() == []
+
+
+def parts_in(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.parquet"))
+
+
+def kill_engines() -> None:
+    for pid in engine_pids():
+        os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,79 @@
+"""Runs without an engine: planned rows, with parts that hold made-up completions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tasks.config import PipelineConfig
+from tasks.parts import PartWriter, read_parts
+from tasks.plan import Plan, write_plan
+from tasks.rows import PreparedRow, QuarantinedRow, SourceReport
+from tasks.run_folder import RunFolder
+from tasks.shards import ShardSummary, complete
+from tests.tasks.outputs import make_failure, make_output
+
+PROMPTS = {
+    "teacher": {"style": "plain", "template": "{{ question }} {{ answer }}"},
+    "theta": {"style": "plain", "template": "{{ question }}"},
+}
+
+
+def make_config(root: Path, **sections: Any) -> PipelineConfig:
+    """A configuration that is valid; its models and its source do not exist."""
+    values = {
+        "name": "d",
+        "source": {"path": "rows.jsonl"},
+        "prompts": PROMPTS,
+        "models": {"teacher": {"model": "a"}, "theta": {"model": "b"}},
+        "shards": {"rows": 4, "retry_delay_s": 0.0},
+        "validation": {"fallback_rate_max": 1.0, "eos_rate_min": 0.0},
+        "publish": {"root": str(root)},
+    }
+    return PipelineConfig.model_validate(values | sections)
+
+
+def make_report(config: PipelineConfig) -> SourceReport:
+    return SourceReport("gsm8k", ("question", "answer"), config.prompts, ("rows.jsonl",), "f" * 32)
+
+
+def make_row(i: int, **fields: Any) -> PreparedRow:
+    return PreparedRow(
+        id=f"{i:032x}",
+        fields={"question": f"What is {i}?", "answer": f"#### {i}", **fields},
+        theta_prompt=f"What is {i}?",
+        teacher_prompt=f"What is {i}? #### {i}",
+        messages=[{"role": "user", "content": f"What is {i}?"}],
+    )
+
+
+def make_run(config: PipelineConfig, rows: Iterable[PreparedRow | QuarantinedRow]) -> tuple[RunFolder, Plan]:
+    """A run whose rows are planned."""
+    folder = RunFolder.of(config, {"sampling": config.sampling.model_dump(mode="json")})
+    folder.work.mkdir(parents=True)
+    folder.write_run(config, {})
+    return folder, write_plan(folder, make_report(config), iter(rows), config.shards.rows)
+
+
+def sample(
+    folder: RunFolder, config: PipelineConfig, index: int, ids: list[str], failing: frozenset[str] = frozenset()
+) -> ShardSummary:
+    """What the engine does to a shard, with made-up completions."""
+    shard = folder.shard(index)
+    writer = PartWriter(shard.parts, "attempt")
+    for row in ids:
+        for k in range(config.sampling.n):
+            result = make_failure(row, k) if row in failing else make_output(row, k)
+            writer.add(result, {"num_tokens": 5.0})
+    writer.close()
+    return complete(shard, config.sampling.n, read_parts(shard.parts))
+
+
+def sample_all(
+    folder: RunFolder, config: PipelineConfig, plan: Plan, failing: frozenset[str] = frozenset()
+) -> list[ShardSummary]:
+    """Every shard of a run whose rows are `make_row(0)`, `make_row(1)`, …"""
+    ids = [make_row(i).id for i in range(plan.num_rows)]
+    size = config.shards.rows
+    return [sample(folder, config, i, ids[i * size : (i + 1) * size], failing) for i in range(plan.num_shards)]

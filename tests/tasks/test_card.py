@@ -1,0 +1,54 @@
+"""The card: a header that the Hub reads, and text that stays text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from tasks.card import card
+from tasks.plan import Plan
+from tasks.staging import Staged
+from tests.tasks.runs import make_config
+
+
+def make_card(quarantine: dict[str, int], template: str, example: dict[str, str]) -> str:
+    prompts = {"teacher": {"style": "plain", "template": template}, "theta": {"style": "plain", "template": "t"}}
+    config = make_config(Path("published"), prompts=prompts)
+    plan = Plan(12, 3, "gsm8k", ["question"], config.prompts.model_dump(mode="json"), ["rows.jsonl"], quarantine)
+    return card(config, plan, Staged([], 12, quarantine, {}, 0), {"num_rows": 12, "mean_alpha": 0.51234567}, example)
+
+
+def test_the_header_names_the_data_files() -> None:
+    text = make_card({}, "t", {})
+    _, header, body = text.split("---\n", 2)
+    values = yaml.safe_load(header)
+    assert values["configs"] == [
+        {"config_name": "default", "default": True, "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}
+    ]
+    assert values["size_categories"] == ["n<1K"]
+    assert "| mean_alpha | 0.512346 |" in body
+    assert 'load_dataset("path/of/this/folder", split="train")' in body
+    assert "Left out" not in body
+
+
+def test_the_configuration_is_in_it() -> None:
+    template = "a ```` b\n```\n# no heading {{ question }}"
+    text = make_card({}, template, {})
+    fence = "`" * 5
+    block = text.split(f"{fence}yaml\n")[1].split(f"\n{fence}")[0]
+    assert yaml.safe_load(block)["prompts"]["teacher"]["template"] == template
+
+
+def test_text_of_the_dataset_cannot_leave_its_block() -> None:
+    hostile = "</pre><script>alert(1)</script>\n\n# Heading\x1b[2J ![x](http://e/x.png)"
+    text = make_card({"not_json": 2}, "t", {"Drawn": hostile})
+    line = next(line for line in text.splitlines() if line.startswith("<pre>"))
+    assert line == (
+        "<pre>&lt;/pre&gt;&lt;script&gt;alert(1)&lt;/script&gt;&#10;&#10;# Heading\\x1b[2J ![x](http://e/x.png)</pre>"
+    )
+    assert "| not_json | 2 |" in text
+
+
+def test_a_long_text_is_cut() -> None:
+    assert f"<pre>{'x' * 600}…</pre>" in make_card({}, "t", {"Drawn": "x" * 700})
