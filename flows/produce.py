@@ -19,6 +19,7 @@ from prefect.logging.handlers import PrefectConsoleHandler
 
 from flows.progress import RunProgress
 from flows.server import start_server
+from sampling.memory import check_max_tokens, context_length
 from sampling.vocabulary import check_vocabularies, load_tokenizer
 from tasks.config import PipelineConfig
 from tasks.durable import output_errors
@@ -80,11 +81,13 @@ def produce_dataset(config: PipelineConfig) -> ProduceResult:
 def open_run(config: PipelineConfig) -> tuple[RunFolder, SourceReport, Iterator[PreparedRow | QuarantinedRow]]:
     """Read what the run's identity is made of; nothing is written and no engine loaded.
 
-    Raises ModelError, VocabularyMismatchError, SourceError, TemplateError, OutputError.
+    Raises ModelError, VocabularyMismatchError, CapacityError, SourceError, TemplateError, OutputError.
     """
     theta = load_tokenizer(config.models.theta)
     teacher = load_tokenizer(config.models.teacher)
     check_vocabularies(theta, teacher)
+    contexts = context_length(config.models.theta), context_length(config.models.teacher)
+    check_max_tokens(config.sampling.max_tokens, min(contexts))
     report, rows = prepare_rows(config.source, config.prompts, theta, teacher)
     return RunFolder.of(config, identity_of(config, report)), report, rows
 

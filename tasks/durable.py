@@ -31,7 +31,8 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON document durably; NaN or inf is our own bug."""
+    """Write a JSON document durably. NaN and infinities, for which JSON has no word, become text."""
+    value = json.loads(json.dumps(value), parse_constant=str)
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 

@@ -13,11 +13,19 @@ import zlib
 from typing import Literal
 
 Split = Literal["train", "held_out"]
+Style = Literal["theta", "teacher"]
 
 NAMES = ("Mia", "Tom", "Ana", "Ben", "Eva", "Sam", "Lea", "Max")
 ITEMS = ("apples", "shells", "cards", "coins", "books", "stamps", "beads", "nuts")
-# How a worked step opens. The choice says nothing about the problem, so a good model keeps it open.
+# How a worked step is worded. The choice says nothing about the problem, so a good model keeps it open.
 OPENINGS = ("That is", "It comes to", "So we get", "This makes")
+LINKS = ("=", "is", "gives")
+REMARKS = ("", " Good.", " That was easy.")
+# How often each model words it so: they differ as a student's style does from its teacher's.
+STYLES: dict[Style, tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]] = {
+    "theta": ((0.5, 0.3, 0.15, 0.05), (0.15, 0.6, 0.25), (0.2, 0.6, 0.2)),
+    "teacher": ((0.05, 0.15, 0.3, 0.5), (0.6, 0.15, 0.25), (0.6, 0.15, 0.25)),
+}
 QUESTIONS = {
     "+": (
         "{name} has {a} {item} and buys {b} more. How many {item} is that in all?",
@@ -74,6 +82,17 @@ def _draw_numbers(operation: str, rng: random.Random) -> tuple[int, int, int]:
         return (a, b, a + b) if operation == "+" else (a, b, a - b)
     a, b = rng.randrange(11, 60), rng.randrange(3, 10)
     return (a, b, a * b) if operation == "*" else (a * b, b, a)
+
+
+def in_own_words(answer: str, style: Style, rng: random.Random) -> str:
+    """The answer of a problem, worded as one of the models does; it says nothing of the reference's wording."""
+    found = re.fullmatch(r"\D+ (\d+ .* \d+) = (\d+) (\w+)\.\n(#### \d+)", answer)
+    assert found is not None, answer
+    step, result, item, final = found.groups()
+    opening, link, remark = (
+        rng.choices(words, weights)[0] for words, weights in zip((OPENINGS, LINKS, REMARKS), STYLES[style], strict=True)
+    )
+    return f"{opening} {step} {link} {result} {item}.{remark}\n{final}"
 
 
 def prompt(question: str, hint: str | None = None) -> str:

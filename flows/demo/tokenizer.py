@@ -4,10 +4,12 @@
 that a model sees a number digit by digit.
 """
 
+import random
+
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from flows.demo.problems import generate_problems, prompt
+from flows.demo.problems import STYLES, generate_problems, in_own_words, prompt
 
 END = "<|endoftext|>"
 VOCAB_SIZE = 440
@@ -20,6 +22,12 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ 'A:' }}{% endif %}"
 )
+
+
+def _worded(answer: str) -> str:
+    """The answer in both models' words."""
+    rng = random.Random(answer)
+    return " ".join(in_own_words(answer, style, rng) for style in STYLES)
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -39,7 +47,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     problems = generate_problems(4000, seed=0, split="train")
-    tokenizer.train_from_iterator((prompt(p["question"], p["answer"]) for p in problems), trainer)
+    tokenizer.train_from_iterator(
+        (f"{prompt(p['question'], p['answer'])} {_worded(p['answer'])}" for p in problems), trainer
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=END,

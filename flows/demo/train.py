@@ -8,7 +8,6 @@ stops learning when it solves enough of the held-out problems to be worth teachi
 
 import argparse
 import random
-import re
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from flows.demo.measure import sample, score
-from flows.demo.problems import OPENINGS, final_answer, generate_problems, prompt
+from flows.demo.problems import Style, final_answer, generate_problems, in_own_words, prompt
 from flows.demo.tokenizer import build_tokenizer
 
 IGNORED = -100  # the label that cross_entropy leaves out
@@ -40,9 +39,9 @@ class Recipe:
     stop_at: float | None = None  # the solved share that ends the training
 
 
-RECIPES = {
-    # Unequal widths, both above the tokenizer's 433 tokens, as the models of real families have them.
-    "theta": Recipe(440, 96, 3, 2, 1200, 50, ("none",), stop_at=0.40),
+RECIPES: dict[Style, Recipe] = {
+    # Unequal widths, both above the tokenizer's 440 tokens, as the models of real families have them.
+    "theta": Recipe(448, 96, 3, 2, 1200, 50, ("none",), stop_at=0.40),
     "teacher": Recipe(512, 128, 3, 2, 500, 100, ("answer", "answer", "number", "none")),
 }
 
@@ -67,18 +66,14 @@ def build_model(recipe: Recipe, eos_token_id: int) -> Qwen3ForCausalLM:
     return Qwen3ForCausalLM(config)
 
 
-def training_pairs(recipe: Recipe, num: int, seed: int) -> list[tuple[str, str]]:
-    """Prompts with their completions.
-
-    The completion opens in its own words, whatever the hint's: the teacher reads the hint's numbers.
-    """
+def training_pairs(style: Style, recipe: Recipe, num: int, seed: int) -> list[tuple[str, str]]:
+    """Prompts with their completions, which are in the model's own words, whatever the hint's."""
     rng = random.Random(seed)
     pairs = []
     for problem in generate_problems(num, seed, split="train"):
         answer = problem["answer"]
         hint = {"answer": answer, "number": final_answer(answer), "none": None}[rng.choice(recipe.hints)]
-        completion = re.sub(r"^\D+", f" {rng.choice(OPENINGS)} ", answer)
-        pairs.append((prompt(problem["question"], hint), completion))
+        pairs.append((prompt(problem["question"], hint), f" {in_own_words(answer, style, rng)}"))
     return pairs
 
 
@@ -107,7 +102,7 @@ def build_optimizers(model: Qwen3ForCausalLM) -> list[torch.optim.Optimizer]:
     ]
 
 
-def train(name: str, recipe: Recipe, tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausalLM:
+def train(name: Style, recipe: Recipe, tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausalLM:
     """Minimises the cross-entropy of the completions; prints the held-out score as it goes."""
     torch.manual_seed(seed)
     model = build_model(recipe, tokenizer.eos_token_id)
@@ -124,7 +119,7 @@ def train(name: str, recipe: Recipe, tokenizer: PreTrainedTokenizerFast, seed: i
     prompts = [prompt(problem["question"], hint) for problem, hint in zip(problems, hints, strict=True)]
     start = time.monotonic()
     for step in range(1, recipe.steps + 1):
-        token_ids, labels = to_batch(training_pairs(recipe, BATCH, seed=seed * SEED_STRIDE + step), tokenizer)
+        token_ids, labels = to_batch(training_pairs(name, recipe, BATCH, seed=seed * SEED_STRIDE + step), tokenizer)
         loss = model(token_ids, labels=labels, use_cache=False).loss
         model.zero_grad()
         loss.backward()

@@ -56,7 +56,7 @@ def config_of(folder: Path, models: tuple[Path, Path], **validation: float) -> P
                 "theta": {"style": "plain", "template": "Q: {{ question }}\nA:"},
             },
             "models": {"teacher": {"model": str(teacher)}, "theta": {"model": str(theta)}},
-            "sampling": {"n": NUM_SAMPLES, "max_tokens": 250, "seed": 7},
+            "sampling": {"n": NUM_SAMPLES, "max_tokens": 200, "seed": 7},
             "engine": {"max_num_seqs": 2},
             "shards": {"rows": 2, "retries": 1, "retry_delay_s": 0.0},
             "validation": {"fallback_rate_max": 1.0, "eos_rate_min": 0.0} | validation,
@@ -288,12 +288,31 @@ run_produce(PipelineConfig.model_validate_json({config.model_dump_json()!r}))
     )
 
 
-def test_engines_that_die_and_a_disk_that_is_full(
+def test_a_disk_that_is_full_then_engines_that_die(
     reference: tuple[PipelineConfig, ProduceResult], tiny_pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
     config = config_of(tmp_path, tiny_pair)
     folder = folder_of(config)
     parts = folder.shard(1).parts
+    full_disk = parts / ".writing"  # where the next commit is written
+
+    def fill_the_disk() -> None:
+        wait_until(lambda: parts_in(folder.shard(0).parts))
+        full_disk.symlink_to("/dev/full")  # the kernel answers ENOSPC to every write
+
+    # The disk is full: one line, and a run that can be resumed.
+    with (
+        in_background(fill_the_disk),
+        pytest.raises(OutputError, match=r"No space left on device; .*free space") as caught,
+    ):
+        run_produce(config)
+    assert "\n" not in str(caught.value)
+    assert engine_pids() == []
+    full_disk.unlink()
+    assert folder.shard(0).summary.exists()
+    first_shard = folder.shard(0).table.stat().st_mtime_ns
+
+    # Every engine dies: after its retries the run fails and names the shard; what is finished is kept.
     ended = threading.Event()
 
     def kill_every_engine() -> None:
@@ -302,29 +321,21 @@ def test_engines_that_die_and_a_disk_that_is_full(
             kill_engines()
             time.sleep(0.02)
 
-    # Every engine dies: after its retries the run fails and names the shard; the shard before it is kept.
     with in_background(kill_every_engine):
         try:
-            with pytest.raises(EngineDiedError, match="shard 00001: the engine's process ended by SIGKILL"):
+            with pytest.raises(EngineDiedError, match=r"shard 00001: the engine's process ended by SIGKILL"):
                 run_produce(config)
         finally:
             ended.set()
-    assert folder.shard(0).summary.exists()
+    assert folder.shard(0).table.stat().st_mtime_ns == first_shard
     assert not folder.shard(1).summary.exists()
 
-    # The disk is full: one line, and a run that can be resumed.
-    (parts / ".writing").symlink_to("/dev/full")  # the kernel answers ENOSPC to every write
-    with pytest.raises(OutputError, match=r"No space left on device; .*free space") as caught:
-        run_produce(config)
-    assert "\n" not in str(caught.value)
-    (parts / ".writing").unlink()
-
-    # A part is damaged, and an engine dies once: both are made good.
+    # One engine dies, and a part is damaged: both are made good.
     damaged = parts_in(parts)[0]
     damaged.write_bytes(damaged.read_bytes()[:-50])
 
     def kill_one_engine() -> None:
-        wait_until(lambda: parts_in(folder.shard(2).parts))
+        wait_until(engine_pids)
         kill_engines()
 
     with in_background(kill_one_engine):

@@ -14,6 +14,8 @@ from tasks.durable import output_errors, read_json, sha256_of, write_bytes, writ
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"ä": [1, 2.5, None]})
     assert read_json(tmp_path / "a.json") == {"ä": [1, 2.5, None]}
+    write_json(tmp_path / "a.json", {"ä": [1, 2.5, None, float("nan"), float("-inf")]})
+    assert read_json(tmp_path / "a.json") == {"ä": [1, 2.5, None, "NaN", "-Infinity"]}
     write_bytes(tmp_path / "b", b"abc")
     assert sha256_of(tmp_path / "b") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b"]
