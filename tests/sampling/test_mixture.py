@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
 from sampling import MixtureConfig, SamplingConfig
@@ -217,3 +220,34 @@ def test_cutting_keeps_a_normalised_subset_of_q() -> None:
         torch.testing.assert_close(cut.log_q.logsumexp(-1), torch.zeros(32, dtype=torch.float64), atol=1e-12, rtol=0)
         assert whole.log_q.where(inside, INF).amin(-1).ge(whole.log_q.where(~inside, -INF).amax(-1)).all()
         torch.testing.assert_close(cut.kl_theta, whole.kl_theta)
+
+
+WITH_HOLES = st.one_of(st.floats(-500, 500, width=32), st.just(-INF))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    arrays(np.float32, st.tuples(st.just(2), st.integers(2, 12)), elements=WITH_HOLES),
+    st.sampled_from(["conservative", "balanced", "exploratory"]),
+    st.sampled_from(["kl_symmetry", "ess_balance", "entropy", "fixed"]),
+)
+def test_any_logits_give_a_distribution_or_none(values: np.ndarray, preset: str, method: str) -> None:
+    """One-hots, disjoint supports and rows without a finite logit among them."""
+    theta, teacher = torch.from_numpy(values[:1]), torch.from_numpy(values[1:])
+    got = mixed(theta, teacher, preset=preset, alpha_method=method, alpha=0.3)
+    usable = bool(theta.isfinite().any() and teacher.isfinite().any())
+    assert got.finite.item() == usable
+    if not usable:
+        return
+    shared = bool((theta.isfinite() & teacher.isfinite()).any())
+    assert got.log_q.logsumexp(-1).item() == pytest.approx(0, abs=1e-9)
+    assert (teacher.isfinite() | (got.log_q == -INF)).all()  # never an id that the teacher rules out
+    assert 0 <= got.alpha.item() <= 1
+    assert 0 <= got.js.item() <= math.log(2)
+    assert 0 <= got.overlap_mass.item() <= 1
+    assert math.isfinite(got.ess_ratio.item())
+    assert shared or got.mode.item() == FALLBACK
+    if got.mode.item() == MIXED and method == "kl_symmetry":
+        assert kl_error(got).item() < 1e-6
+    if got.mode.item() == FALLBACK:
+        assert got.alpha.item() == 1
