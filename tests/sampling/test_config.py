@@ -11,7 +11,9 @@ from sampling import MixtureConfig, ModelConfig, SamplingConfig
 
 
 def test_presets() -> None:
-    conservative, balanced, exploratory = map(MixtureConfig.preset, ("conservative", "balanced", "exploratory"))
+    conservative = MixtureConfig.preset("conservative")
+    balanced = MixtureConfig.preset("balanced")
+    exploratory = MixtureConfig.preset("exploratory")
     assert balanced == MixtureConfig()
     figures = ("target_top_p", "stability_threshold_js", "stability_threshold_overlap")
     assert [getattr(conservative, name) for name in figures] == [0.90, 0.4, 0.15]

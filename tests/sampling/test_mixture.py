@@ -15,6 +15,7 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
 from sampling import MixtureConfig, SamplingConfig
+from sampling.config import PresetName
 from sampling.mixture import Mixture, kl_error, mix
 from sampling.results import FALLBACK, FORCED, MIXED
 from tests.sampling.reference import q_star
@@ -55,7 +56,7 @@ def row(*values: float) -> Tensor:
 
 @pytest.mark.parametrize("method", ["kl_symmetry", "ess_balance", "entropy", "fixed"])
 @pytest.mark.parametrize("preset", ["conservative", "balanced", "exploratory"])
-def test_equals_the_reference(method: str, preset: str) -> None:
+def test_equals_the_reference(method: str, preset: PresetName) -> None:
     theta, teacher = logits(0), logits(0) + logits(1, scale=1.0)
     got = mixed(theta, teacher, preset=preset, alpha_method=method, alpha=0.3)
     config = MixtureConfig.preset(preset, alpha_method=method, alpha=0.3)
@@ -127,14 +128,15 @@ def test_trust_region_is_the_teachers_top_p_set() -> None:
 @pytest.mark.parametrize(("field", "value"), [("stability_threshold_js", 0.05), ("stability_threshold_overlap", 0.9)])
 def test_instability_falls_back_to_the_teacher_or_is_counted(field: str, value: float) -> None:
     theta, teacher = logits(11), logits(12)
-    got = mixed(theta, teacher, stability_check=True, **{field: value})
+    limits: dict[str, Any] = {field: value}
+    got = mixed(theta, teacher, stability_check=True, **limits)
     assert got.unstable.all()
     assert (got.mode == FALLBACK).all()
     assert (got.alpha == 1).all()
-    counted = mixed(theta, teacher, stability_check=True, auto_fallback=False, **{field: value})
+    counted = mixed(theta, teacher, stability_check=True, auto_fallback=False, **limits)
     assert counted.unstable.all()
     assert (counted.mode == MIXED).all()
-    off = mixed(theta, teacher, stability_check=False, **{field: value})
+    off = mixed(theta, teacher, stability_check=False, **limits)
     assert not off.unstable.any()
 
 
