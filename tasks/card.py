@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 import re
 from typing import Any
@@ -33,6 +34,16 @@ COLUMNS = {
 }
 
 
+def _config_name(staged: Staged) -> str:
+    """A name that changes with the data.
+
+    `datasets` caches a local folder under its last name and this one: were it always the same, `load_dataset(…/latest)`
+    would go on giving the rows of the version that it saw first.
+    """
+    digest = hashlib.sha256("".join(file.sha256 for file in staged.files).encode())
+    return f"data-{digest.hexdigest()[:12]}"
+
+
 def card(config: PipelineConfig, plan: Plan, staged: Staged, figures: dict[str, Any], example: dict[str, str]) -> str:
     """The README.md of a dataset. `example` holds the prompts and the completion of one row."""
     header = {
@@ -42,7 +53,7 @@ def card(config: PipelineConfig, plan: Plan, staged: Staged, figures: dict[str, 
         "tags": ["dual-sampling", "distillation", "synthetic"],
         "configs": [
             {
-                "config_name": "default",
+                "config_name": _config_name(staged),
                 "default": True,
                 "data_files": [{"split": "train", "path": "data/train-*.parquet"}],
             }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import yaml
@@ -23,9 +24,10 @@ def test_the_header_names_the_data_files() -> None:
     text = make_card({}, "t", {})
     _, header, body = text.split("---\n", 2)
     values = yaml.safe_load(header)
-    assert values["configs"] == [
-        {"config_name": "default", "default": True, "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}
-    ]
+    (only,) = values["configs"]
+    assert only["default"] is True
+    assert only["data_files"] == [{"split": "train", "path": "data/train-*.parquet"}]
+    assert re.fullmatch("data-[0-9a-f]{12}", only["config_name"])
     assert values["size_categories"] == ["n<1K"]
     assert "| mean_alpha | 0.512346 |" in body
     assert 'load_dataset("path/of/this/folder", split="train")' in body

@@ -69,6 +69,17 @@ def test_latest_moves_to_the_newest(tmp_path: Path) -> None:
     assert (tmp_path / "d" / "v1" / "manifest.json").exists()
 
 
+def test_the_datasets_library_sees_that_latest_moved(tmp_path: Path) -> None:
+    """One cache, two versions behind one link: `datasets` keys its cache by the folder's name, not by its content."""
+    for version, failing in (("v1", frozenset[str]()), ("v2", frozenset([IDS[0]]))):
+        folder, run = sampled(
+            tmp_path / "out", publish={"root": str(tmp_path / "out"), "version": version}, failing=failing
+        )
+        publish_dataset(folder, run)
+        rows = load_dataset(str(folder.latest), cache_dir=str(tmp_path / "cache"))["train"]
+        assert list(rows["id"]) == [row for row in IDS if row not in failing]
+
+
 def test_a_refused_dataset_is_kept_aside_and_its_work_too(tmp_path: Path) -> None:
     folder, run = sampled(tmp_path, validation={"kl_error_max": 1e-9})  # the made-up errors are about 1e-7
     with pytest.raises(RefusedError, match=r"max_kl_error.*1e-09.*refused/d"):
