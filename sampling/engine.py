@@ -86,11 +86,13 @@ class LockstepEngine:
         figures = torch.zeros(len(rows), len(FIGURES) + len(COUNTED), dtype=torch.float64, device=device)
         for places in _by_settings(rows):
             group = [rows[place] for place in places]
+            whole = len(group) == len(rows)  # as a rule: then no logits are copied
             mixture_config, sampling = group[0].settings.mixture, group[0].settings.sampling
             at = torch.tensor(places, device=device)
             positions = torch.tensor([len(row.token_ids) for row in group], device=device)
             keys = torch.tensor([row.key for row in group], device=device)
-            mixture = mix(theta_logits[at], teacher_logits[at], positions == 0, self.num_ids, mixture_config, sampling)
+            logits = (theta_logits, teacher_logits) if whole else (theta_logits[at], teacher_logits[at])
+            mixture = mix(*logits, positions == 0, self.num_ids, mixture_config, sampling)
             if sampling.temperature == 0:
                 places_drawn = likeliest_places(mixture.log_q)
             else:
@@ -103,7 +105,7 @@ class LockstepEngine:
     def _distribute(self, request_ids: list[str], rows: list[Row], token_ids: Tensor, figures: Tensor) -> list[str]:
         """Give each row its token; returns the request ids of rows that ended."""
         host = figures.cpu().numpy()
-        finite, constrained, unstable = (host[:, -len(COUNTED) :].T > 0)[:]
+        finite, constrained, unstable = host[:, -len(COUNTED) :].T > 0
         checked = np.array([row.settings.mixture.stability_check for row in rows])
         symmetric = np.array([row.settings.mixture.alpha_method == "kl_symmetry" for row in rows])
         self._count(host[finite], constrained[finite], unstable[finite], checked[finite], symmetric[finite])

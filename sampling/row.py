@@ -63,17 +63,18 @@ class Row:
         self.token_ids.append(token_id)
         self._figures.append(figures)
         reason: FinishReason | None = self._ends_with(token_id)
-        piece = ""
+        piece, stop_at = "", None
         if self._detokenizer and reason is None:
             piece = self._detokenizer.append(token_id)
-            if self._stop_position(len(piece)) is not None:
+            stop_at = self._stop_position(self._detokenizer.text, len(piece))
+            if stop_at is not None:
                 reason = "stop"
         if reason is None and len(self.token_ids) >= self.settings.sampling.max_tokens:
             reason = "length"
         if self.settings.streamed:
             self.settings.inbox.append(self._drawn(token_id, piece, figures, reason))
         elif reason is not None:
-            self.settings.inbox.append(self._output(reason))
+            self.settings.inbox.append(self._output(reason, stop_at))
         return reason is not None
 
     def fail(self, error: RowError) -> None:
@@ -85,9 +86,8 @@ class Row:
             return "eos"
         return "stop" if token_id in self.settings.sampling.stop_token_ids else None
 
-    def _stop_position(self, num_new: int) -> int | None:
+    def _stop_position(self, text: str, num_new: int) -> int | None:
         """Where the first stop string begins that ends in the `num_new` last characters."""
-        text = self._detokenizer.text if self._detokenizer else ""
         found = [
             position
             for stop in self.settings.sampling.stop
@@ -110,11 +110,11 @@ class Row:
             finish_reason=reason,
         )
 
-    def _output(self, reason: FinishReason) -> DualOutput:
-        ended_by_id = reason != "length" and self._ends_with(self.token_ids[-1]) is not None
-        text = decode(self.settings.tokenizer, self.token_ids[:-1] if ended_by_id else self.token_ids)
-        if reason == "stop" and not ended_by_id:
-            text = text[: min(at for stop in self.settings.sampling.stop if (at := text.find(stop)) >= 0)]
+    def _output(self, reason: FinishReason, stop_at: int | None) -> DualOutput:
+        if stop_at is not None and self._detokenizer:
+            text = self._detokenizer.text[:stop_at]
+        else:
+            text = decode(self.settings.tokenizer, self.token_ids if reason == "length" else self.token_ids[:-1])
         return DualOutput(
             id=self.id,
             sample_idx=self.sample_idx,
