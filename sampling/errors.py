@@ -7,7 +7,8 @@ DualSamplingError
 │   ├── TemplateError           a prompt template that cannot be rendered
 │   ├── SourceError             a dataset that cannot be read or recognised
 │   ├── OutputError             an output folder that is taken, locked, foreign or not writable
-│   └── CapacityError           a pair of models, or a row, that memory cannot hold
+│   ├── CapacityError           a pair of models, or a row, that memory cannot hold
+│   └── ServerRefusedError      a server that does not serve what was asked for
 ├── RowError                    one row that cannot be sampled: quarantined, counted, never fatal
 │   ├── BadRowError             broken, or without a field it needs (tasks/examples.py)
 │   ├── MissingFieldError       without a field that a template names (sampling/templates.py)
@@ -19,7 +20,8 @@ DualSamplingError
 ├── EngineError                 the engine is broken: a retry with a fresh one may help
 │   ├── UnsupportedVllmError    this vLLM lacks an inside that lockstep needs
 │   ├── LockstepError           the two engines scheduled different rows
-│   └── EngineDiedError         the engine's process ended before its work did
+│   ├── EngineDiedError         the engine's process ended before its work did
+│   └── ServerError             a server is gone, or answers what no vLLM answers
 └── RefusedError                the gate refused to publish a dataset (exit code 3)
 """
 
@@ -54,6 +56,10 @@ class OutputError(ConfigurationError):
 
 class CapacityError(ConfigurationError):
     """A pair of models that memory cannot hold."""
+
+
+class ServerRefusedError(ConfigurationError):
+    """A server that does not serve what was asked for: another model, too few logprobs, a key it refuses."""
 
 
 class RowError(DualSamplingError):
@@ -100,6 +106,10 @@ class LockstepError(EngineError):
 
 class EngineDiedError(EngineError):
     """The engine's process ended before its work did."""
+
+
+class ServerError(EngineError):
+    """A model's servers are gone, or answer what no vLLM answers."""
 
 
 class RefusedError(DualSamplingError):

@@ -40,7 +40,7 @@ class Mixture:
     """q* at one position of each of B rows, with what was measured on the way.
 
     The KLs and the ESS ratio are q*'s before top-p, top-k and min-p cut it, on the support; `log_q`,
-    `entropy` and `support_size` are those of the distribution that tokens are drawn from.
+    `entropy`, `support_size` and `log_z` are those of the distribution that tokens are drawn from.
     """
 
     ids: Tensor  # [B, K] int64, ascending: the columns of log_q
@@ -56,6 +56,7 @@ class Mixture:
     support_size: Tensor  # [B] int64
     entropy: Tensor  # [B] float64, nats
     ess_ratio: Tensor  # [B] float64
+    log_z: Tensor  # [B] float64, log Σ π_θ^(1-α)·π_t^α over what may be drawn, of the full distributions
     mode: Tensor  # [B] int64, MIXED, FORCED or FALLBACK
     constrained: Tensor  # [B] bool, the trust region took ids away
     unstable: Tensor  # [B] bool, a stability threshold was crossed, or no id is common to both
@@ -104,8 +105,8 @@ def mix(
     weight = alpha[:, None]
     support = torch.where((weight == 0) | (weight == 1), region, common)
     on_theta, on_teacher = renormalise(in_theta, support), renormalise(in_teacher, support)
-    scores = torch.where(weight == 0, 0.0, weight * on_teacher)
-    scores = scores + torch.where(weight == 1, 0.0, (1 - weight) * on_theta)
+    scores = torch.where(weight == 0, 0.0, weight * in_teacher)
+    scores = scores + torch.where(weight == 1, 0.0, (1 - weight) * in_theta)
     whole_q = renormalise(scores, support)
     log_q = _cut(whole_q, sampling)
     return Mixture(
@@ -122,6 +123,7 @@ def mix(
         support_size=(log_q > NEG_INF).sum(dim=-1),
         entropy=entropy(log_q),
         ess_ratio=_ess_ratio(whole_q, on_theta, on_teacher),
+        log_z=scores.where(log_q > NEG_INF, NEG_INF).logsumexp(dim=-1),
         mode=torch.where(forced, FORCED, torch.where(fallback, FALLBACK, MIXED)),
         constrained=region.sum(dim=-1) < num_ids,
         unstable=unstable,

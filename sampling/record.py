@@ -21,6 +21,7 @@ TOKEN_COLUMNS: dict[str, pa.DataType] = {
     "support_size": pa.int32(),
     "entropy": pa.float32(),
     "ess_ratio": pa.float32(),
+    "log_z": pa.float32(),
     "logprob_q": pa.float32(),
     "logprob_theta": pa.float32(),
     "logprob_teacher": pa.float32(),

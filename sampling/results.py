@@ -32,6 +32,7 @@ class TokenDiagnostics:
     support_size: Ints  # [T] how many ids could be drawn
     entropy: Floats  # [T] H(q*), nats
     ess_ratio: Floats  # [T] ESS_θ(q*) / ESS_t(q*)
+    log_z: Floats  # [T] log Z: log q* = (1−α)·log π_θ + α·log π_t − log Z; ≤ 0
     logprob_q: Floats  # [T] log q* of the drawn token
     logprob_theta: Floats  # [T] log π_θ of it, full distribution, temperature as sampled
     logprob_teacher: Floats  # [T] log π_t of it, full distribution, temperature as sampled

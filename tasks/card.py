@@ -24,11 +24,13 @@ COLUMNS = {
     "id, sample_idx": "a row of the source, by a hash of its content; which of its completions this is",
     "theta_prompt, teacher_prompt": "what each model was shown",
     "messages": "the conversation as TRL trainers read it; the teacher's prompt is not in it",
+    "example": "question, answer, solution, final_answer of the row, whatever its source calls them",
     "completion, token_ids, finish_reason, num_tokens": "what was drawn; `eos`, `stop` or `length`",
     "alpha, mode": "per token: the teacher's weight; `mixed`, `forced` or `fallback`",
     "kl_theta, kl_teacher, kl_error": "per token: KL(q*‖π_θ), KL(q*‖π_t), their distance; nats",
     "js, overlap_mass, overlap_count": "per token: how far apart the two models were",
     "support_size, entropy, ess_ratio": "per token: what could be drawn",
+    "log_z": "per token: log Z, so that log q* = (1−α)·log π_θ + α·log π_t − log Z",
     "logprob_q, logprob_theta, logprob_teacher": "per token: log-probability of the drawn token",
     "mean_…, max_kl_error, num_…": "figures of the row",
 }

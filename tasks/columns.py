@@ -15,7 +15,7 @@ from tasks.durable import write_bytes
 
 PREFIX = "source:"  # of a source's column in a planned shard, where it can meet no column of ours
 JSON = {b"encoding": b"json"}  # metadata of a column whose values have no common type
-OWN_COLUMNS = (*RECORD_SCHEMA.names, "theta_prompt", "teacher_prompt", "messages")
+OWN_COLUMNS = (*RECORD_SCHEMA.names, "theta_prompt", "teacher_prompt", "messages", "example")
 NO_COMMON_TYPE = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError, UnicodeEncodeError)
 
 

@@ -7,6 +7,8 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from sampling.config import EngineConfig, Frozen, MixtureConfig, ModelConfig, SamplingConfig
+from validations.limits import LIMIT_PRESETS, Limits
+from validations.suites import check_names
 
 
 class SourceConfig(Frozen):
@@ -70,14 +72,6 @@ class ShardsConfig(Frozen):
     retry_delay_s: float = Field(1.0, ge=0.0, description="First pause before a retry; doubles each time.")
 
 
-class ValidationConfig(Frozen):
-    """Limits that a dataset must keep to be published."""
-
-    kl_error_max: float = Field(1e-6, ge=0.0, description="Largest |KL(q*‖π_θ) − KL(q*‖π_t)| of a mixed token.")
-    fallback_rate_max: float = Field(0.5, ge=0.0, le=1.0, description="Largest share of fallback tokens.")
-    eos_rate_min: float = Field(0.5, ge=0.0, le=1.0, description="Smallest share of completions ended by EOS or stop.")
-
-
 class PublishConfig(Frozen):
     """Where the dataset goes."""
 
@@ -98,7 +92,7 @@ class PipelineConfig(Frozen):
     sampling: SamplingConfig = SamplingConfig()
     engine: EngineConfig = EngineConfig()
     shards: ShardsConfig = ShardsConfig()
-    validation: ValidationConfig = ValidationConfig()
+    validation: Limits = Limits()
     publish: PublishConfig = PublishConfig()
 
     @model_validator(mode="before")
@@ -109,6 +103,29 @@ class PipelineConfig(Frozen):
             return values
         optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
         return {key: value for key, value in values.items() if not (value is None and key in optional)}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _limits_of_the_preset(cls, values: object) -> object:
+        """Fill what the mixture's preset says of the limits and the caller does not."""
+        if not isinstance(values, dict):
+            return values
+        mixture, limits = values.get("mixture"), values.get("validation")
+        given = mixture.model_dump() if isinstance(mixture, MixtureConfig) else mixture
+        preset = given.get("preset") if isinstance(given, dict) else None
+        if not isinstance(limits, dict | None) or not isinstance(preset, str):
+            return values
+        return {**values, "validation": {**LIMIT_PRESETS.get(preset, {}), **(limits or {})}}
+
+    @model_validator(mode="after")
+    def _severities_are_of_checks(self) -> Self:
+        known = check_names()
+        for name in self.validation.severity:
+            if name not in known:
+                raise ValueError(
+                    f"validation.severity names {name!r}, which is no check; there are: {', '.join(known)}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _name_is_free(self) -> Self:

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from sampling.record import RECORD_SCHEMA, to_record_table
 from sampling.results import DualOutput, FailedRow
 from tasks.durable import write_bytes
+from tasks.pace import Pace
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Parts:
     table: pa.Table  # RECORD_SCHEMA, each (id, sample_idx) once
     failures: list[Failure] = field(default_factory=list)
     totals: Totals = field(default_factory=dict)  # of all attempts
+    pace: Pace = field(default_factory=list)  # commit by commit
     num_attempts: int = 0
     num_set_aside: int = 0
     num_duplicates: int = 0
@@ -69,6 +71,7 @@ def read_parts(folder: Path) -> Parts:
     tables = [RECORD_SCHEMA.empty_table()]
     failures: dict[Key, Failure] = {}
     attempts: dict[str, Totals] = {}
+    pace: Pace = []
     for path in sorted(folder.glob("*.parquet")):
         data = path.read_bytes()
         named = NAME.fullmatch(path.name)
@@ -81,10 +84,14 @@ def read_parts(folder: Path) -> Parts:
         tables.append(table.replace_schema_metadata())
         for values in commit["failures"]:
             failures.setdefault((values["id"], values["sample_idx"]), Failure(**values))
-        attempts[commit["attempt"]] = commit["totals"]
+        before, now = attempts.get(commit["attempt"], {}), commit["totals"]
+        if "total_s" in now:
+            spent = (now[name] - before.get(name, 0.0) for name in ("total_s", "num_tokens"))
+            pace.append((next(spent), next(spent)))
+        attempts[commit["attempt"]] = now
     table = pa.concat_tables(tables)
     num_set_aside = len(list(folder.glob("*.corrupt")))
-    parts = Parts(table, [], sum_totals(attempts.values()), len(attempts), num_set_aside)
+    parts = Parts(table, [], sum_totals(attempts.values()), pace, len(attempts), num_set_aside)
     places = {key: i for i, key in enumerate(parts.keys())}  # a row that is there twice: the later one, both are alike
     parts.num_duplicates = len(table) - len(places)
     parts.table = table.take(pa.array(places.values(), pa.int64()))

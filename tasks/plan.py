@@ -19,12 +19,15 @@ from tasks.durable import read_json, sync, write_json
 from tasks.rows import PreparedRow, QuarantinedRow, SourceReport
 from tasks.run_folder import RunFolder
 
+# What the gate holds prompts and completions against, whatever the source calls it.
+EXAMPLE = ("question", "answer", "solution", "final_answer")
 ROW_SCHEMA = pa.schema(
     [
         pa.field("id", pa.string()),
         pa.field("theta_prompt", pa.string()),
         pa.field("teacher_prompt", pa.string()),
         pa.field("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
+        pa.field("example", pa.struct([(name, pa.string()) for name in EXAMPLE])),
     ]
 )
 
@@ -104,6 +107,8 @@ def _without_quarantined(
 
 
 def _to_table(rows: list[PreparedRow]) -> pa.Table:
-    own = pa.table({name: [getattr(row, name) for row in rows] for name in ROW_SCHEMA.names}, schema=ROW_SCHEMA)
+    columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in ROW_SCHEMA.names}
+    columns["example"] = [{name: getattr(example, name) for name in EXAMPLE} for example in columns["example"]]
+    own = pa.table(columns, schema=ROW_SCHEMA)
     source = source_columns([row.fields for row in rows])
     return pa.Table.from_arrays([*own.columns, *source.columns], schema=pa.schema([*own.schema, *source.schema]))

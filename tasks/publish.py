@@ -20,15 +20,19 @@ from prefect.transactions import CommitMode, Transaction, transaction
 from sampling.errors import DualSamplingError, OutputError, RefusedError
 from tasks.card import card
 from tasks.config import PipelineConfig
+from tasks.documents import write_report
 from tasks.durable import output_errors, sync, write_bytes, write_json
+from tasks.facts import read_facts
+from tasks.pace import speeds
 from tasks.plan import Plan
 from tasks.run_folder import RunFolder
 from tasks.shards import ShardSummary, read_failures
 from tasks.staging import Staged, stage
 
 if TYPE_CHECKING:
-    from validations.gate import Verdict
+    from validations.verdict import Verdict
 
+NUM_SLOWEST = 10  # shards named in the manifest
 KEY = pa.schema([("id", pa.string()), ("sample_idx", pa.int32())])
 
 
@@ -78,16 +82,10 @@ def discard_staged(undone: Transaction) -> None:
 
 @task(name="judge-dataset", cache_policy=NO_CACHE)
 def judge_dataset(folder: RunFolder, config: PipelineConfig, staged: Staged) -> Verdict:
-    """Hold the staged figures against the configuration's limits."""
-    from validations.gate import Limits, judge  # Great Expectations takes 5-11 s to import
+    """Hold the staged rows against the configuration's limits."""
+    from validations.gate import judge  # Great Expectations takes 5-11 s to import
 
-    limits = Limits(
-        kl_error_max=config.validation.kl_error_max,
-        fallback_rate_max=config.validation.fallback_rate_max,
-        eos_rate_min=config.validation.eos_rate_min,
-        kl_symmetric=config.mixture.alpha_method == "kl_symmetry",
-    )
-    return judge([folder.staged / file.path for file in staged.files], limits)
+    return judge([folder.staged / file.path for file in staged.files], config.validation, read_facts(folder.staged))
 
 
 @task(name="publish-dataset", cache_policy=NO_CACHE)
@@ -145,15 +143,10 @@ def verify(folder: RunFolder, run: Run, staged: Staged) -> None:
 
 
 def write_documents(folder: RunFolder, run: Run, staged: Staged, verdict: Verdict) -> dict[str, Any]:
-    """report.json, README.md, then manifest.json, each flushed to the disk with the data before it."""
+    """The report, the card, then manifest.json, each flushed to the disk with the data before it."""
     for file in staged.files:
         sync(folder.staged / file.path)
     sync(folder.staged / "data")
-    report = {"passed": verdict.passed, "refusals": list(verdict.refusals), "figures": verdict.figures}
-    write_json(folder.staged / "report.json", report | {"report": verdict.report})
-    example = _example(folder.staged / staged.files[0].path)
-    text = card(run.config, run.plan, staged, verdict.figures, example)
-    write_bytes(folder.staged / "README.md", text.encode())
     manifest = {
         "name": folder.name,
         "version": folder.version,
@@ -164,8 +157,11 @@ def write_documents(folder: RunFolder, run: Run, staged: Staged, verdict: Verdic
         "files": [asdict(file) for file in staged.files],
         "figures": verdict.figures,
         "refusals": list(verdict.refusals),
+        "warnings": list(verdict.warnings),
         "quarantine": staged.quarantine,
         "engine": staged.totals,
+        "speed": speeds(shard.pace for shard in run.shards),
+        "slowest_shards": _slowest(run.shards),
         "num_attempts": sum(shard.num_attempts for shard in run.shards),
         "num_damaged_parts": staged.num_set_aside,
         "source": {"adapter": run.plan.adapter, "files": run.plan.files, "num_rows": run.plan.num_rows},
@@ -173,8 +169,28 @@ def write_documents(folder: RunFolder, run: Run, staged: Staged, verdict: Verdic
         "identity": folder.identity,
         "libraries": run.libraries,
     }
+    write_report(folder.staged, f"{folder.name} {folder.version}", verdict, manifest)
+    example = _example(folder.staged / staged.files[0].path)
+    text = card(run.config, run.plan, staged, verdict.figures, example)
+    write_bytes(folder.staged / "README.md", text.encode())
     write_json(folder.staged / "manifest.json", manifest)
     return manifest
+
+
+def _slowest(shards: list[ShardSummary]) -> list[dict[str, Any]]:
+    """The shards that drew fewest tokens a second."""
+    timed = [
+        {
+            "shard": i,
+            "num_rows": shard.num_rows,
+            "num_tokens": shard.totals["num_tokens"],
+            "seconds": round(shard.totals["total_s"], 6),
+            "num_attempts": shard.num_attempts,
+        }
+        for i, shard in enumerate(shards)
+        if shard.totals.get("total_s")
+    ]
+    return sorted(timed, key=lambda shard: shard["num_tokens"] / shard["seconds"])[:NUM_SLOWEST]
 
 
 def _example(path: Path) -> dict[str, str]:

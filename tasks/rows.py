@@ -38,6 +38,7 @@ class PreparedRow:
     theta_prompt: str
     teacher_prompt: str
     messages: list[Message]  # theta's side of the conversation, up to the turn that is sampled
+    example: Example  # the row in the words that the gate compares with
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ class _Preparation:
         for name, prompt in (("theta", theta_prompt), ("teacher", teacher_prompt)):
             if not prompt.strip():
                 return QuarantinedRow(row.where, EmptyPromptError.reason, f"{name}'s prompt is empty", row_id)
-        return PreparedRow(row_id, row.fields, theta_prompt, teacher_prompt, messages)
+        return PreparedRow(row_id, row.fields, theta_prompt, teacher_prompt, messages, example)
 
     def _messages(self, fields: dict[str, Any], example: Example) -> list[Message]:
         """What theta is asked, as turns; a plain template is no turn, so there the question stands for it."""

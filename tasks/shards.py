@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +21,7 @@ from tasks.columns import PREFIX, published_names, write_table
 from tasks.config import ShardsConfig
 from tasks.durable import output_errors, read_json, sha256_of, write_json
 from tasks.engine_process import EngineProcess, Progress
+from tasks.pace import PER_SHARD, Pace, coarse
 from tasks.parts import Failure, Parts, Totals, read_parts
 from tasks.run_folder import RunFolder, ShardFolder
 
@@ -42,6 +43,7 @@ class ShardSummary:
     num_set_aside: int  # damaged parts
     num_duplicates: int
     failed: dict[str, int]  # completions that could not be sampled, by reason
+    pace: Pace = field(default_factory=list)  # of the engine
 
 
 def read_summary(shard: ShardFolder) -> ShardSummary | None:
@@ -140,6 +142,7 @@ def complete(shard: ShardFolder, num_samples: int, parts: Parts) -> ShardSummary
         num_set_aside=parts.num_set_aside,
         num_duplicates=parts.num_duplicates,
         failed=dict(Counter(failure.reason for failure in failures)),
+        pace=coarse(parts.pace, PER_SHARD),
     )
     write_json(shard.summary, {**asdict(summary), "failures": [asdict(failure) for failure in failures]})
     return summary
@@ -150,7 +153,7 @@ def to_dataset(rows: pa.Table, records: pa.Table) -> pa.Table:
     columns: dict[str, pa.ChunkedArray | pa.Array] = {name: records[name] for name in LEADING}
     names = published_names(name.removeprefix(PREFIX) for name in rows.column_names if name.startswith(PREFIX))
     columns |= {published: rows[f"{PREFIX}{name}"] for name, published in names.items()}
-    columns |= {name: rows[name] for name in ("theta_prompt", "teacher_prompt")}
+    columns |= {name: rows[name] for name in ("theta_prompt", "teacher_prompt", "example")}
     conversations = [
         [*messages, {"role": "assistant", "content": completion}]
         for messages, completion in zip(rows["messages"].to_pylist(), records["completion"].to_pylist(), strict=True)

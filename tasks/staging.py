@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from sampling.errors import ConfigurationError
 from tasks.durable import sha256_of, sync
+from tasks.facts import FACTS, TOKENIZER
 from tasks.parts import Totals, sum_totals
 from tasks.plan import Plan
 from tasks.run_folder import RunFolder
@@ -69,6 +70,10 @@ def stage(
     tables = (pq.read_table(folder.shard(i).table) for i in range(plan.num_shards))
     paths = _write_files(data, _regroup(tables, group_bytes), file_bytes)
     _write_quarantine(folder, plan)
+    for name in (FACTS, TOKENIZER):
+        if (folder.work / name).exists():
+            shutil.copyfile(folder.work / name, folder.staged / name)
+            sync(folder.staged / name)
     return Staged(
         files=[_data_file(path, folder.staged) for path in paths],
         num_rows=sum(shard.num_rows for shard in shards),

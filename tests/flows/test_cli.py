@@ -16,9 +16,9 @@ import pytest
 import yaml
 
 from flows import cli
-from tests.tiny import byte_tokenizer, make_model
+from tests.flows.commands import Run, the_line
+from tests.tiny import LAX, byte_tokenizer, make_model
 
-Run = Callable[..., tuple[int, str, str]]
 PLAIN = {
     "teacher": {"style": "plain", "template": "Q: {{ question }}\nHint: {{ answer }}\nA:"},
     "theta": {"style": "plain", "template": "Q: {{ question }}\nA:"},
@@ -27,21 +27,6 @@ GOOD = [{"question": f"What is {i} + {i}?", "answer": f"It is {2 * i}.\n#### {2 
 # The module is run, not a console script: the tests need no installed project.
 COMMAND = [sys.executable, "-m", "flows.cli"]
 ROOT = Path(cli.__file__).parent.parent
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command line in this process: exit code, stdout, stderr."""
-
-    def run_main(*argv: str | Path) -> tuple[int, str, str]:
-        capfd.readouterr()
-        try:
-            code = cli.main([str(arg) for arg in argv])
-        except SystemExit as exit_:
-            code = int(exit_.code or 0)
-        return code, *capfd.readouterr()
-
-    return run_main
 
 
 @pytest.fixture
@@ -65,20 +50,12 @@ def write_config(folder: Path, source: Path, models: tuple[Path, Path]) -> Path:
         "models": {"teacher": {"model": str(teacher)}, "theta": {"model": str(theta)}},
         "sampling": {"max_tokens": 8},
         "shards": {"rows": 4, "retry_delay_s": 0.0},
-        "validation": {"fallback_rate_max": 1.0, "eos_rate_min": 0.0},
+        "validation": LAX,
         "publish": {"root": str(folder / "published")},
     }
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(values))
     return path
-
-
-def the_line(err: str) -> str:
-    """The last line of stderr, which is the only one that speaks of an error."""
-    assert "Traceback" not in err
-    *before, last = err.splitlines()
-    assert not [line for line in before if line.startswith("dual-sampling: ")]
-    return last.removeprefix("dual-sampling: ")
 
 
 # Bad input that is found before anything is loaded: exit code 2, and nothing but one line on stderr.

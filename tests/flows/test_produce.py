@@ -20,14 +20,18 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from datasets import load_dataset
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
 import flows.produce
 from flows.produce import ProduceResult, open_run, run_produce
 from sampling.errors import EngineDiedError, OutputError, RefusedError
 from sampling.record import RECORD_SCHEMA
-from tasks.config import PipelineConfig, PublishConfig
+from tasks.config import PipelineConfig, PublishConfig, ShardsConfig
 from tasks.parts import read_parts
 from tasks.run_folder import RunFolder
+from tests.tiny import LAX
+from validations.limits import Limits
 
 ROOT = Path(flows.produce.__file__).parent.parent
 NUM_ROWS, NUM_SAMPLES = 6, 2
@@ -59,14 +63,14 @@ def config_of(folder: Path, models: tuple[Path, Path], **validation: float) -> P
             "sampling": {"n": NUM_SAMPLES, "max_tokens": 200, "seed": 7},
             "engine": {"max_num_seqs": 2},
             "shards": {"rows": 2, "retries": 1, "retry_delay_s": 0.0},
-            "validation": {"fallback_rate_max": 1.0, "eos_rate_min": 0.0} | validation,
+            "validation": LAX | validation,
             "publish": {"root": str(folder / "out")},
         }
     )
 
 
 def folder_of(config: PipelineConfig) -> RunFolder:
-    return open_run(config)[0]
+    return open_run(config).folder
 
 
 def tokens_of(dataset: Path) -> Tokens:
@@ -152,6 +156,46 @@ def test_a_refused_dataset_lies_aside_with_its_report(refused: tuple[PipelineCon
     assert report["passed"] is False
     assert "eos_rate" in report["refusals"][0]
     assert not folder.published.exists()
+
+
+def test_a_hopeless_run_is_stopped_early(tmp_path: Path, tiny_pair: tuple[Path, Path], prefect_server: str) -> None:
+    """Two tokens are too few for an EOS of these models and this seed: after 4 of 12 completions that is clear."""
+    config = config_of(tmp_path, tiny_pair, eos_rate_min=0.5, probe_rows=4)
+    short = config.sampling.model_copy(update={"max_tokens": 2})
+    config = config.model_copy(update={"sampling": short, "shards": ShardsConfig(rows=2)})
+    with pytest.raises(RefusedError, match=r"eos_rate\): limit > 0, value 0: no completion .* leave no hope"):
+        run_produce(config)
+    folder = folder_of(config)
+    assert not folder.refused.exists()
+    assert not (folder.shard(2).table).exists()
+    kept = read_parts(folder.shard(0).parts).table
+    assert len(kept) == 4
+    assert engine_pids() == []
+    # The same command looks again at what is kept, and loads nothing; without the look it goes on from there.
+    with pytest.raises(RefusedError, match="leave no hope"):
+        run_produce(config)
+    lax = config.model_copy(update={"validation": Limits.model_validate(LAX | {"probe_rows": None})})
+    assert run_produce(lax).figures["num_rows"] == NUM_ROWS * NUM_SAMPLES
+
+
+def test_prefect_shows_the_verdict(
+    reference: tuple[PipelineConfig, ProduceResult], refused: tuple[PipelineConfig, RefusedError]
+) -> None:
+    """Of the refused run, then of the published one: the newest artifact of a key stands on top."""
+    folder = folder_of(reference[0])
+    key = f"shells-{folder.version}-verdict"
+    with get_client(sync_client=True) as client:
+        found = client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])))
+    assert [str(artifact.data).splitlines()[0] for artifact in sorted(found, key=lambda a: str(a.created))] == [
+        f"# shells {folder.version}: refused",
+        f"# shells {folder.version}: passed",
+    ]
+    page = (folder.published / "report.html").read_text()
+    assert f"shells {folder.version}" in page
+    assert "Tom has 0 shells" in page
+    assert sorted(path.name for path in (folder.published / "data_docs").iterdir()) == [
+        *("completions.html", "index.html", "prompts.html", "tokens.html"),
+    ]
 
 
 def test_the_published_dataset_is_what_was_sampled(

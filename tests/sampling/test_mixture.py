@@ -106,6 +106,24 @@ def test_kl_error_and_ess_on_every_mixed_row() -> None:
     torch.testing.assert_close(balanced.ess_ratio, torch.ones(64, dtype=torch.float64), atol=1e-9, rtol=0)
 
 
+@pytest.mark.parametrize("preset", ["conservative", "balanced", "exploratory"])
+@pytest.mark.parametrize("cuts", [{}, {"top_k": 7, "top_p": 0.9, "min_p": 0.01}])
+def test_log_z_makes_q_of_the_two_models(preset: PresetName, cuts: dict[str, float]) -> None:
+    """log q* = (1−α)·log π_θ + α·log π_t − log Z at every id that may be drawn, forced and fallback tokens too."""
+    theta, teacher = logits(40, batch=64, scale=4.0), logits(41, batch=64, scale=4.0)
+    first = torch.arange(64) % 8 == 0
+    config = MixtureConfig.preset(preset)
+    got = mix(theta, teacher, first, NUM_IDS, config, SamplingConfig.model_validate(cuts))
+    log_theta, log_teacher = (full.gather(-1, got.ids) for full in (got.log_theta, got.log_teacher))
+    alpha, drawable = got.alpha[:, None], got.log_q > -INF
+    expected = (1 - alpha) * log_theta + alpha * log_teacher - got.log_z[:, None]
+    torch.testing.assert_close(got.log_q[drawable], expected[drawable], atol=1e-9, rtol=0)
+    assert (got.log_z <= 1e-12).all()
+    if preset == "exploratory" and not cuts:  # nothing cut away: −log Z is the two KLs' mean, weighted by α
+        means = (1 - got.alpha) * got.kl_theta + got.alpha * got.kl_teacher
+        torch.testing.assert_close(-got.log_z, means, atol=1e-9, rtol=0)
+
+
 def test_first_token_is_forced() -> None:
     theta, teacher = logits(7), logits(8)
     got = mixed(theta, teacher, first=True, force_first_token=True)

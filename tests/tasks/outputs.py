@@ -1,39 +1,91 @@
-"""Finished rows as the engine hands them over, with figures that are made up."""
+"""Finished rows as the engine hands them over, with figures that are made up but agree with each other."""
 
 from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sampling.errors import PromptTooLongError
-from sampling.results import DualOutput, FailedRow, TokenDiagnostics
+from sampling.results import FORCED, MIXED, DualOutput, FailedRow, FinishReason, TokenDiagnostics
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+EOS_ID = 256  # of tests.tiny.byte_tokenizer
+LETTERS = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz ,.", np.uint8)
 
 
-def make_output(row: str, sample_idx: int = 0, num_tokens: int = 5) -> DualOutput:
-    """A completion whose numbers follow from its name alone."""
-    rng = np.random.default_rng([*row.encode(), sample_idx])
-    floats = {
-        name: rng.random(num_tokens, dtype=np.float32)
-        for name in TokenDiagnostics.__slots__
-        if name not in ("overlap_count", "support_size", "mode")
+def make_diagnostics(rng: np.random.Generator, mode: np.ndarray) -> TokenDiagnostics:
+    """Figures of T tokens in the modes [T] that keep every promise of `TokenDiagnostics`."""
+    num_tokens = len(mode)
+
+    def uniform(most: float) -> np.ndarray:
+        return rng.random(num_tokens) * most
+
+    mixed = mode == MIXED
+    alpha = np.where(mixed, uniform(1.0), 1.0)
+    theta, teacher = -uniform(9.0), -uniform(5.0)
+    together = (1 - alpha) * theta + alpha * teacher
+    log_z = uniform(1.0) * together  # of q*'s own logprob a share is left, and both are ≤ 0
+    kl_teacher = uniform(2.0)
+    kl_error = np.where(mixed, uniform(1e-7), uniform(2.0))
+    support_size = rng.integers(1, 250, num_tokens)
+    figures = {
+        "alpha": alpha,
+        "kl_theta": kl_teacher + kl_error,
+        "kl_teacher": kl_teacher,
+        "kl_error": kl_error,
+        "js": uniform(float(np.log(2))),
+        "overlap_mass": uniform(1.0),
+        "entropy": uniform(1.0) * np.log(support_size),
+        "ess_ratio": uniform(2.0),
+        "log_z": log_z,
+        "logprob_q": together - log_z,
+        "logprob_theta": theta,
+        "logprob_teacher": teacher,
     }
-    floats["kl_error"] *= np.float32(1e-7)  # as small as the gate wants it
-    mode = np.zeros(num_tokens, np.uint8)
-    mode[:1] = 1
+    return TokenDiagnostics(
+        **{name: values.astype(np.float32) for name, values in figures.items()},
+        overlap_count=rng.integers(0, 20, num_tokens, dtype=np.int32),
+        support_size=support_size.astype(np.int32),
+        mode=mode,
+    )
+
+
+def make_output(
+    row: str, sample_idx: int = 0, num_tokens: int = 5, finish_reason: FinishReason = "eos", text: str | None = None
+) -> DualOutput:
+    """A completion whose text and numbers follow from its name alone; its ids spell it, byte by byte, then EOS.
+
+    `text` takes the place of `num_tokens` letters.
+    """
+    rng = np.random.default_rng([*row.encode(), sample_idx])
+    ended = finish_reason == "eos" and num_tokens > 0
+    if text is None:
+        text = rng.choice(LETTERS, num_tokens - ended).tobytes().decode()
+    token_ids = (*byte_speller().encode(text, add_special_tokens=False), *[EOS_ID] * ended)
+    mode = np.full(len(token_ids), MIXED, np.uint8)
+    mode[:1] = FORCED
     return DualOutput(
         id=row,
         sample_idx=sample_idx,
-        text=f"completion of {row}",
-        token_ids=tuple(rng.integers(0, 250, num_tokens).tolist()),
-        finish_reason="eos",
+        text=text,
+        token_ids=token_ids,
+        finish_reason=finish_reason,
         num_theta_prompt_tokens=3,
         num_teacher_prompt_tokens=4,
-        diagnostics=TokenDiagnostics(
-            **floats,
-            overlap_count=rng.integers(0, 20, num_tokens, dtype=np.int32),
-            support_size=rng.integers(1, 250, num_tokens, dtype=np.int32),
-            mode=mode,
-        ),
+        diagnostics=make_diagnostics(rng, mode),
     )
+
+
+@cache
+def byte_speller() -> PreTrainedTokenizerFast:
+    """One token a byte, EOS_ID last."""
+    from tests.tiny import byte_tokenizer
+
+    return byte_tokenizer()
 
 
 def make_failure(row: str, sample_idx: int = 0) -> FailedRow:

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from tasks.config import PipelineConfig
+from tasks.examples import Example
 from tasks.parts import PartWriter, read_parts
 from tasks.plan import Plan, write_plan
 from tasks.rows import PreparedRow, QuarantinedRow, SourceReport
 from tasks.run_folder import RunFolder
 from tasks.shards import ShardSummary, complete
 from tests.tasks.outputs import make_failure, make_output
+from tests.tiny import LAX
 
 PROMPTS = {
     "teacher": {"style": "plain", "template": "{{ question }} {{ answer }}"},
@@ -28,7 +30,7 @@ def make_config(root: Path, **sections: Any) -> PipelineConfig:
         "prompts": PROMPTS,
         "models": {"teacher": {"model": "a"}, "theta": {"model": "b"}},
         "shards": {"rows": 4, "retry_delay_s": 0.0},
-        "validation": {"fallback_rate_max": 1.0, "eos_rate_min": 0.0},
+        "validation": LAX,
         "publish": {"root": str(root)},
     }
     return PipelineConfig.model_validate(values | sections)
@@ -45,6 +47,7 @@ def make_row(i: int, **fields: Any) -> PreparedRow:
         theta_prompt=f"What is {i}?",
         teacher_prompt=f"What is {i}? #### {i}",
         messages=[{"role": "user", "content": f"What is {i}?"}],
+        example=Example(f"What is {i}?", f"#### {i}", final_answer=str(i)),
     )
 
 

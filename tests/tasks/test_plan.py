@@ -31,6 +31,7 @@ def test_rows_are_cut_into_shards_and_bad_ones_counted(tmp_path: Path) -> None:
         "theta_prompt": "What is 9?",
         "teacher_prompt": "What is 9? #### 9",
         "messages": [{"role": "user", "content": "What is 9?"}],
+        "example": {"question": "What is 9?", "answer": "#### 9", "solution": None, "final_answer": "9"},
         "source:question": "What is 9?",
         "source:answer": "#### 9",
     }

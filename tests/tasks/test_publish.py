@@ -88,7 +88,7 @@ def test_a_refused_dataset_is_kept_aside_and_its_work_too(tmp_path: Path) -> Non
     assert not folder.latest.exists()
     assert not folder.staged.exists()
     assert sorted(path.name for path in folder.refused.iterdir()) == [
-        *("README.md", "data", "manifest.json", "report.json"),
+        *("README.md", "data", "data_docs", "manifest.json", "report.html", "report.json"),
     ]
     assert json.loads((folder.refused / "report.json").read_text())["passed"] is False
     with pytest.raises(RefusedError):  # again: the earlier one is replaced

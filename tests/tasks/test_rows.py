@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from sampling.errors import SourceError, TemplateError
 from tasks.config import PromptsConfig, SourceConfig
-from tasks.examples import BadRowError
+from tasks.examples import BadRowError, Example
+from tasks.reference import after_hashes
 from tasks.rows import PreparedRow, QuarantinedRow, SourceReport, _digest, prepare_rows
 from tests.tiny import EOS, byte_tokenizer
 
@@ -62,6 +63,7 @@ def test_the_plain_prompts_of_the_readme(tmp_path: Path) -> None:
             theta_prompt=f"Q: {GSM8K['question']}\nA:",
             teacher_prompt=f"Q: {GSM8K['question']}\nHint: {GSM8K['answer']}\nA:",
             messages=[{"role": "user", "content": GSM8K["question"]}],
+            example=Example(GSM8K["question"], GSM8K["answer"], final_answer=after_hashes(GSM8K["answer"])),
         )
     ]
 

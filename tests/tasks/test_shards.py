@@ -28,13 +28,16 @@ def test_rows_meet_their_completions_in_the_order_of_the_rows(tmp_path: Path) ->
     row = rows[-1]
     assert list(row) == [
         *("id", "sample_idx", "question", "answer", "source_id", "source_js", "theta_prompt", "teacher_prompt"),
-        *("messages", *RECORD_SCHEMA.names[2:]),
+        *("example", "messages", *RECORD_SCHEMA.names[2:]),
     ]
     assert (row["source_id"], row["source_js"], row["question"]) == (3, "taken", "What is 3?")
     assert row["messages"] == [
         {"role": "user", "content": "What is 3?"},
         {"role": "assistant", "content": row["completion"]},
     ]
+    assert row["example"] == {
+        "question": "What is 3?", "answer": "#### 3", "solution": None, "final_answer": "3",
+    }  # fmt: skip
     assert row["token_ids"] == list(make_output(IDS[3], 1).token_ids)
     assert len(row["js"]) == row["num_tokens"]
     assert (summary.num_rows, summary.failed) == (6, {"prompt_too_long": 2})

@@ -1,216 +1,341 @@
-"""The gate: one table that passes, then tables that each break one expectation."""
+"""The gate: one dataset that passes, then for each check one that breaks just it."""
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from sampling.record import RECORD_SCHEMA, to_record_table
-from sampling.results import FALLBACK, FORCED, MIXED, DualOutput, TokenDiagnostics
-from validations import figures as figures_module
-from validations.gate import Limits, judge
+from tests.validations.tables import changed, facts, made_row, made_rows, to_table, written
+from validations import gate as gate_module
+from validations.facts import Facts
+from validations.gate import Limits, Verdict, judge, judge_figures
+from validations.suites import check_names, checks, probe_checks
 
-LIMITS = Limits(kl_error_max=1e-6, fallback_rate_max=0.5, eos_rate_min=0.5, kl_symmetric=True)
-MODE = np.array([FORCED, MIXED, MIXED, FALLBACK], dtype=np.uint8)
-
-
-def output(row: int, sample_idx: int = 0, **changes: Any) -> DualOutput:
-    """Four tokens of 0.5 in every figure, but for a KL error of 1e-7 and logprobs of −0.5."""
-    half = np.full(4, 0.5, dtype=np.float32)
-    ints = np.full(4, 5, dtype=np.int32)
-    values: dict[str, Any] = {
-        "id": f"{row:032x}",
-        "sample_idx": sample_idx,
-        "text": "four",
-        "token_ids": (1, 2, 3, 4),
-        "finish_reason": "eos",
-        "num_theta_prompt_tokens": 3,
-        "num_teacher_prompt_tokens": 5,
-        "diagnostics": TokenDiagnostics(
-            alpha=half, kl_theta=half, kl_teacher=half, kl_error=np.full(4, 1e-7, dtype=np.float32), js=half,
-            overlap_mass=half, overlap_count=ints, support_size=ints, entropy=half, ess_ratio=half,
-            logprob_q=-half, logprob_theta=-half, logprob_teacher=-half, mode=MODE,
-        ),
-    }  # fmt: skip
-    return DualOutput(**(values | changes))
+NUM_ROWS = 24
+Row = dict[str, Any]
+Change = Callable[[Row], None]
 
 
-def good_table(num_rows: int = 6) -> pa.Table:
-    return to_record_table([output(row) for row in range(num_rows)])
+def verdict_on(folder: Path, rows: list[Row], limits: Limits | None = None, known: Facts | None = None) -> Verdict:
+    return judge(written(folder, to_table(rows)), limits or Limits(), known or facts())
 
 
-def with_value(table: pa.Table, column: str, row: int, value: Any) -> pa.Table:
-    """The table with one value replaced."""
-    values = table[column].to_pylist()
-    values[row] = value
-    index = table.schema.get_field_index(column)
-    kind = table.schema.field(column).type
-    return table.set_column(index, pa.field(column, kind), pa.array(values, kind))
+def failed(verdict: Verdict) -> dict[str, Any]:
+    return {check.name: check for check in verdict.checks if check.outcome == "failed"}
 
 
-def staged(folder: Path, *tables: pa.Table) -> list[Path]:
-    paths = [folder / f"train-{i:05d}.parquet" for i in range(len(tables))]
-    for path, table in zip(paths, tables, strict=True):
-        pq.write_table(table, path)
-    return paths
+def put(**values: Any) -> Change:
+    """Replace columns."""
+    return lambda row: row.update(values)
 
 
-def test_a_good_table_passes_with_its_figures(tmp_path: Path) -> None:
-    table = with_value(good_table(), "finish_reason", 5, "length")
-    verdict = judge(staged(tmp_path, table), LIMITS)
-    assert verdict.passed
-    assert verdict.refusals == ()
-    assert verdict.figures == pytest.approx(
+def put_token(place: int, **values: Any) -> Change:
+    """Replace figures of one token."""
+
+    def change(row: Row) -> None:
+        for name, value in values.items():
+            row[name][place] = value
+
+    return change
+
+
+def recounted(change: Change) -> Change:
+    """The change, with the row's own figures brought after it, so that they break nothing of their own."""
+
+    def changed_row(row: Row) -> None:
+        change(row)
+        mixed = [error for error, mode in zip(row["kl_error"], row["mode"], strict=True) if mode == "mixed"]
+        row["max_kl_error"] = max(mixed, default=None)
+        row["mean_kl_error"] = float(np.mean(mixed)) if mixed else None
+        for name in list(row):
+            if name.startswith("mean_") and name != "mean_kl_error":
+                row[name] = float(np.mean(row[name.removeprefix("mean_")], dtype=np.float64))
+        for mode in ("mixed", "forced", "fallback"):
+            row[f"num_{mode}"] = row["mode"].count(mode)
+
+    return changed_row
+
+
+def said(text: str, reason: str = "eos") -> Change:
+    """Another completion, spelt by its ids, numbers and all."""
+    return lambda row: row.update({**made_row(999, text=text, finish_reason=reason), **_identity(row)})  # type: ignore[arg-type]
+
+
+def _identity(row: Row) -> Row:
+    kept = ("id", "sample_idx", "theta_prompt", "teacher_prompt", "example", "messages")
+    return {name: row[name] for name in kept}
+
+
+def fall_back(row: Row) -> None:
+    """Every token but the first from the teacher, with numbers that agree."""
+    for name, values in {"mode": "fallback", "alpha": 1.0}.items():
+        row[name][1:] = [values] * (row["num_tokens"] - 1)
+    row["log_z"][1:] = [0.0] * (row["num_tokens"] - 1)
+    row["logprob_q"] = [*row["logprob_q"][:1], *row["logprob_teacher"][1:]]
+
+
+def guess(row: Row) -> None:
+    """A mode that does not exist, with numbers that agree."""
+    put_token(3, mode="guessed", alpha=1.0, log_z=0.0, logprob_q=row["logprob_teacher"][3])(row)
+
+
+# Check → what breaks it, in how many rows, and what the refusal says.
+BREAKS: dict[str, tuple[Change, range, str]] = {
+    "has_id": (put(id=""), range(1), "limit True, value False (row , sample 0) in 1 of 24 rows"),
+    "num_duplicates": (put(id=f"{3:032x}"), range(1), "limit ≤ 0, value 1"),
+    "theta_not_empty": (put(theta_prompt=" \n"), range(1), "False (row 0000"),
+    "teacher_not_empty": (put(teacher_prompt=""), range(1), "False (row 0000"),
+    "theta_one_bos": (lambda row: row.update(theta_prompt="<s>" + row["theta_prompt"]), range(2), "in 2 of 24"),
+    "teacher_one_bos": (lambda row: row.update(teacher_prompt="<s>" + row["teacher_prompt"]), range(2), "in 2 of 24"),
+    "question_rate": (
+        lambda row: row.update(theta_prompt=row["theta_prompt"].replace("What is", "Whatever is")),
+        range(3),
+        "limit ≥ 1, value 0.875",
+    ),
+    "leak_rate": (
+        lambda row: row.update(theta_prompt=row["theta_prompt"].replace("?", f"? {row['example']['final_answer']}")),
+        range(6),
+        "limit ≤ 0, value 0.25",
+    ),
+    "reference_rate": (
+        lambda row: row.update(teacher_prompt=row["theta_prompt"]), range(12), "limit ≥ 1, value 0.5"
+    ),
+    "num_rows": (lambda row: None, range(0), "limit ≥ 1, value 0"),
+    "finish_reason": (put(finish_reason="tired"), range(1), "eos or stop or length, value 'tired' (row 0000"),
+    "decodes": (lambda row: row.update(completion=row["completion"] + "!"), range(1), "value False (row 0000"),
+    "ends_right": (put(finish_reason="stop"), range(1), "value False (row 0000"),
+    "empty_rate": (said(""), range(1), "limit ≤ 0.01, value 0.0416667"),
+    "eos_rate": (said("cut", "length"), range(13), "limit ≥ 0.5, value 0.458333"),
+    "loop_rate": (said("ha" * 40), range(2), "limit ≤ 0.05, value 0.0833333"),
+    "garbled_rate": (said("a\x07bc"), range(1), "limit ≤ 0.01, value 0.0416667"),
+    "correct_rate": (said("#### 7"), range(6), "limit ≥ 0.9, value 0.75"),
+    "lists_align": (lambda row: row["alpha"].pop(), range(1), "in 1 of 24 rows"),
+    "is_finite": (recounted(put_token(3, entropy=math.nan)), range(1), "in 1 of 24 rows"),
+    "mode_is_known": (recounted(guess), range(1), "in 1 of 24 rows"),
+    "figures_follow": (put(mean_js=0.69), range(4), "in 4 of 24 rows"),
+    "max_kl_error": (
+        recounted(put_token(5, kl_error=3e-5, kl_theta=1.00003, kl_teacher=1.0)), range(1), "≤ 1e-06, value 3e-05 in 1"
+    ),
+    "kl_error_is_the_kls_distance": (recounted(put_token(3, kl_theta=9.0)), range(1), "in 1 of 24 rows"),
+    "kls_not_negative": (recounted(put_token(3, kl_theta=-0.5, kl_teacher=-0.5)), range(1), "in 1 of 24 rows"),
+    "alpha_in_range": (
+        recounted(put_token(3, alpha=-0.25, logprob_theta=-1.0, logprob_teacher=-1.0, log_z=0.0, logprob_q=-1.0)),
+        range(1),
+        "in 1 of 24 rows",
+    ),
+    "alpha_is_one_unless_mixed": (
+        recounted(put_token(0, alpha=0.5, logprob_theta=-1.0, logprob_teacher=-1.0, log_z=0.0, logprob_q=-1.0)),
+        range(1),
+        "in 1 of 24 rows",
+    ),
+    "js_in_range": (recounted(put_token(3, js=0.7)), range(1), "in 1 of 24 rows"),
+    "overlap_in_range": (recounted(put_token(3, overlap_mass=1.5)), range(1), "in 1 of 24 rows"),
+    "logprobs_not_positive": (
+        recounted(put_token(3, logprob_theta=0.5, logprob_teacher=0.5, log_z=0.0, logprob_q=0.5)), range(1), "in 1 of"
+    ),
+    "q_is_consistent": (recounted(put_token(3, logprob_q=-20.0)), range(1), "in 1 of 24 rows"),
+    "ess_ratio_in_range": (recounted(put_token(3, ess_ratio=-1.0)), range(1), "in 1 of 24 rows"),
+    "entropy_in_range": (recounted(put_token(3, entropy=9.0)), range(1), "in 1 of 24 rows"),
+    "fallback_rate": (recounted(fall_back), range(16), "limit ≤ 0.5, value 0.6"),
+}  # fmt: skip
+WARNINGS: dict[str, tuple[Change, range, str]] = {
+    "length_rate": (said("cut", "length"), range(9), "limit ≤ 0.3, value 0.375"),
+    "duplicate_rate": (
+        lambda row: row.update({**made_row(5), "id": row["id"]}), range(3), "limit ≤ 0.05, value 0.125"
+    ),
+    "stray_rate": (said("这是一个完全不同的语言写成的答案"), range(2), "limit ≤ 0.05, value 0.0833333"),
+}  # fmt: skip
+
+
+def test_a_good_dataset_passes_with_its_figures(tmp_path: Path) -> None:
+    rows = changed(made_rows(NUM_ROWS), said("cut", "length"), 5)
+    verdict = verdict_on(tmp_path, rows)
+    assert verdict.passed, verdict.refusals
+    assert verdict.warnings == ()
+    outcomes = {check.name: check.outcome for check in verdict.checks}
+    assert [name for name, outcome in outcomes.items() if outcome != "passed"] == ["fallback_rate_at_position"]
+    num_tokens = sum(row["num_tokens"] for row in rows)
+    means = {
+        f"mean_{name}": np.mean(np.concatenate([row[name] for row in rows]), dtype=np.float64)
+        for name in ("alpha", "js", "overlap_mass", "entropy", "logprob_q", "logprob_teacher", "logprob_theta")
+    }
+    figures = dict(verdict.figures)
+    assert figures.pop("fallback_rate_at_position") is None  # no range of positions holds 100 tokens
+    assert figures == pytest.approx(
         {
-            "num_rows": 6,
-            "num_tokens": 24,
+            "num_rows": NUM_ROWS,
+            "num_tokens": num_tokens,
             "num_duplicates": 0,
-            "mean_num_tokens": 4,
-            "eos_rate": 5 / 6,
-            "length_rate": 1 / 6,
-            "mixed_rate": 1 / 2,
-            "forced_rate": 1 / 4,
-            "fallback_rate": 1 / 4,
-            "kl_error_max": np.float32(1e-7),
-            "mean_alpha": 0.5,
-            "mean_js": 0.5,
-            "mean_overlap_mass": 0.5,
-            "mean_entropy": 0.5,
-            "mean_logprob_q": -0.5,
-            "mean_logprob_teacher": -0.5,
-            "mean_logprob_theta": -0.5,
-        }
+            "mean_num_tokens": num_tokens / NUM_ROWS,
+            "eos_rate": 23 / 24,
+            "length_rate": 1 / 24,
+            "mixed_rate": 1 - 24 / num_tokens,
+            "forced_rate": 24 / num_tokens,
+            "fallback_rate": 0,
+            "kl_error_max": max(row["max_kl_error"] for row in rows),
+            **means,
+            "empty_rate": 0,
+            "loop_rate": 0,
+            "garbled_rate": 0,
+            "stray_rate": 0,
+            "duplicate_rate": 0,
+            "num_graded": 24,
+            "num_ungraded": 0,
+            "correct_rate": 23 / 24,
+            "question_rate": 1,
+            "reference_rate": 1,
+            "leak_rate": 0,
+        },
+        rel=1e-6,
     )
-    assert len(verdict.report["results"]) == 10
-    assert all(result["success"] for result in verdict.report["results"])
-    json.dumps([verdict.figures, verdict.report], allow_nan=False)
+    json.dumps([verdict.figures, verdict.results, asdict(verdict.aggregates)], allow_nan=False)
+    assert {name: result["success"] for name, result in verdict.results.items()} == dict.fromkeys(
+        ("prompts", "completions", "tokens"), True
+    )
 
 
-@pytest.mark.parametrize(
-    ("column", "value", "refusal"),
-    [
-        (
-            "max_kl_error",
-            3e-5,
-            "expect_column_values_to_be_between(max_kl_error): limit ≤ 1e-06, value 3e-05 in 1 of 6",
-        ),
-        ("id", None, "expect_column_values_to_not_be_null(id): limit an id, value None in 1 of 6 rows"),
-        (
-            "id",
-            "",
-            "expect_column_value_lengths_to_be_between(id): limit ≥ 1 character, value '' in 1 of 6 rows",
-        ),
-        (
-            "num_tokens",
-            0,
-            "expect_column_values_to_be_between(num_tokens): limit ≥ 1, value 0 in 1 of 6 rows",
-        ),
-        (
-            "finish_reason",
-            "tired",
-            "expect_column_values_to_be_in_set(finish_reason): limit eos or stop or length, value",
-        ),
-        (
-            "mean_alpha",
-            float("nan"),
-            "expect_column_values_to_be_in_set(is_finite): limit every figure present and",
-        ),
-        (
-            "mean_js",
-            float("inf"),
-            "expect_column_values_to_be_in_set(is_finite): limit every figure present and",
-        ),
-        (
-            "mean_ess_ratio",
-            float("nan"),
-            "expect_column_values_to_be_in_set(is_finite): limit every figure present",
-        ),
-        (
-            "mean_entropy",
-            None,
-            "expect_column_values_to_be_in_set(is_finite): limit every figure present and finite",
-        ),
-        (
-            "max_kl_error",
-            None,
-            "expect_column_values_to_be_in_set(is_finite): limit every figure present and finite",
-        ),
-        ("num_fallback", 30, "expect_column_values_to_be_between(fallback_rate): limit ≤ 0.5, value 1.45833"),
-        ("id", f"{1:032x}", "expect_column_values_to_be_between(num_duplicates): limit ≤ 0, value 1"),
-    ],
-)
-def test_one_bad_value_breaks_one_expectation(tmp_path: Path, column: str, value: Any, refusal: str) -> None:
-    verdict = judge(staged(tmp_path, with_value(good_table(), column, 0, value)), LIMITS)
+@pytest.mark.parametrize("name", BREAKS)
+def test_each_check_is_broken_alone(tmp_path: Path, name: str) -> None:
+    change, places, words = BREAKS[name]
+    rows = [] if name == "num_rows" else changed(made_rows(NUM_ROWS), change, *places)
+    # Rows that do not end are cut rows; a limit on right answers is the user's own.
+    limits = {"eos_rate": {"length_rate_max": 1.0}, "correct_rate": {"correct_rate_min": 0.9}}.get(name, {})
+    verdict = verdict_on(tmp_path, rows, Limits.model_validate(limits))
+    assert list(failed(verdict)) == [name]
     assert not verdict.passed
-    (found,) = verdict.refusals
-    assert found.startswith(refusal)
-    assert verdict.report["success"] is False
-    json.dumps([verdict.figures, verdict.report], allow_nan=False)
+    (refusal,) = verdict.refusals
+    assert f"({name}): limit " in refusal
+    assert words in refusal
+    assert failed(verdict)[name].meaning in refusal
+    json.dumps([verdict.figures, verdict.results], allow_nan=False)
 
 
-def test_too_few_ended_rows_are_refused(tmp_path: Path) -> None:
-    outputs = [output(row, finish_reason="length" if row < 4 else "stop") for row in range(6)]
-    (refusal,) = judge(staged(tmp_path, to_record_table(outputs)), LIMITS).refusals
-    assert refusal == "expect_column_values_to_be_between(eos_rate): limit ≥ 0.5, value 0.333333"
+@pytest.mark.parametrize("name", WARNINGS)
+def test_some_checks_only_warn(tmp_path: Path, name: str) -> None:
+    change, places, words = WARNINGS[name]
+    verdict = verdict_on(tmp_path, changed(made_rows(NUM_ROWS), change, *places))
+    assert list(failed(verdict)) == [name]
+    assert verdict.passed
+    (warning,) = verdict.warnings
+    assert words in warning
+    refused = verdict_on(tmp_path, changed(made_rows(NUM_ROWS), change, *places), Limits(severity={name: "refuse"}))
+    assert len(refused.refusals) == 1
+    off = verdict_on(tmp_path, changed(made_rows(NUM_ROWS), change, *places), Limits(severity={name: "off"}))
+    assert (off.passed, off.warnings) == (True, ())
 
 
-def test_an_empty_dataset_is_refused(tmp_path: Path) -> None:
-    verdict = judge(staged(tmp_path, RECORD_SCHEMA.empty_table()), LIMITS)
-    assert verdict.refusals == ("expect_column_values_to_be_between(num_rows): limit ≥ 1, value 0",)
-    json.dumps(verdict.figures, allow_nan=False)
+def test_fallback_at_one_position_warns(tmp_path: Path) -> None:
+    """120 rows whose second token alone falls back: few of all tokens, all of that position's."""
+
+    def second_falls_back(row: Row) -> None:
+        put_token(1, mode="fallback", alpha=1.0, log_z=0.0, logprob_q=row["logprob_teacher"][1])(row)
+
+    verdict = verdict_on(tmp_path, changed(made_rows(120), recounted(second_falls_back), *range(120)))
+    assert list(failed(verdict)) == ["fallback_rate_at_position"]
+    assert verdict.figures["fallback_rate_at_position"] == 1.0
+    assert verdict.passed
+
+
+def test_every_check_has_a_dataset_that_breaks_it() -> None:
+    # A completion of no token breaks `empty_rate` too; it has a test of its own.
+    covered = {*BREAKS, *WARNINGS, "fallback_rate_at_position", "num_tokens"}
+    assert covered == set(check_names())
+
+
+def test_a_completion_without_tokens(tmp_path: Path) -> None:
+    empty: Row = {name: [] for name, value in made_row(0).items() if isinstance(value, list) and name != "messages"}
+    scalars = {name: None for name in made_row(0) if name.startswith(("mean_", "max_"))}
+    counts = {"num_tokens": 0, "num_mixed": 0, "num_forced": 0, "num_fallback": 0, "completion": ""}
+    verdict = verdict_on(tmp_path, changed(made_rows(NUM_ROWS), put(**empty, **scalars, **counts), 0))
+    assert {"num_tokens", "empty_rate"} <= set(failed(verdict))
+
+
+def test_what_is_not_known_is_not_judged(tmp_path: Path) -> None:
+    """A foreign dataset: no tokenizer, no prompts."""
+    table = to_table(made_rows(NUM_ROWS)).drop_columns(["theta_prompt", "teacher_prompt", "messages", "example"])
+    verdict = judge(written(tmp_path, table), Limits(), Facts(unknown="nobody knows"))
+    assert verdict.passed
+    unjudged = {check.name: check.why for check in verdict.checks if check.outcome == "not judged"}
+    assert unjudged["decodes"] == "nobody knows"
+    assert set(unjudged) == {
+        *("theta_not_empty", "teacher_not_empty", "theta_one_bos", "teacher_one_bos", "question_rate", "leak_rate"),
+        *("reference_rate", "decodes", "ends_right", "correct_rate", "duplicate_rate", "stray_rate"),
+        "fallback_rate_at_position",
+    }
+    assert verdict.aggregates.samples[0].pieces[0].startswith("⟨")
+
+
+def test_nulls_are_refused_and_crash_nothing(tmp_path: Path) -> None:
+    for name in made_row(0):
+        verdict = verdict_on(tmp_path, changed(made_rows(NUM_ROWS), put(**{name: None}), 3))
+        harmless = ("messages", "num_theta_prompt_tokens", "num_teacher_prompt_tokens")
+        assert verdict.passed == (name in harmless), name
 
 
 def test_the_kl_error_counts_under_kl_symmetry_alone(tmp_path: Path) -> None:
-    paths = staged(tmp_path, with_value(good_table(), "max_kl_error", 0, 0.3))
-    verdict = judge(paths, Limits(**(vars(LIMITS) | {"kl_symmetric": False})))
+    rows = changed(made_rows(NUM_ROWS), BREAKS["max_kl_error"][0], 0)
+    verdict = verdict_on(tmp_path, rows, known=facts(kl_symmetric=False))
     assert verdict.passed
-    assert verdict.figures["kl_error_max"] == pytest.approx(0.3)
-
-
-def test_rows_without_a_mixed_token_have_no_kl_error(tmp_path: Path) -> None:
-    table = good_table(2)
-    for row in range(2):
-        for column, value in {"max_kl_error": None, "mean_kl_error": None, "num_mixed": 0}.items():
-            table = with_value(table, column, row, value)
-    verdict = judge(staged(tmp_path, table), LIMITS)
-    assert verdict.passed
-    assert verdict.figures["kl_error_max"] is None
+    assert verdict.figures["kl_error_max"] == pytest.approx(3e-5)
 
 
 def test_a_token_that_theta_cannot_say_is_no_defect(tmp_path: Path) -> None:
-    """A forced token may be impossible under theta: log π_θ = −inf is then the truth."""
-    table = with_value(good_table(), "mean_logprob_theta", 0, -np.inf)
-    verdict = judge(staged(tmp_path, with_value(table, "mean_kl_theta", 0, np.inf)), LIMITS)
-    assert verdict.passed
+    """A forced token may be impossible under theta: log π_θ = −inf, KL = inf are then the truth."""
+    change = recounted(put_token(0, logprob_theta=-math.inf, kl_theta=math.inf, kl_error=math.inf))
+    verdict = verdict_on(tmp_path, changed(made_rows(NUM_ROWS), change, 0))
+    assert verdict.passed, verdict.refusals
     assert verdict.figures["mean_logprob_theta"] is None
 
 
 def test_batches_across_files_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seven files in batches of two: what fails far apart is one line, duplicates are found."""
-    monkeypatch.setattr(figures_module.read_batches, "__defaults__", (10,))
-    tables = [to_record_table([output(6 * i + row, row % 2) for row in range(6)]) for i in range(7)]
-    tables[0] = with_value(tables[0], "max_kl_error", 2, 2e-6)
-    tables[6] = with_value(tables[6], "max_kl_error", 3, 9e-6)
-    tables[6] = with_value(tables[6], "id", 4, f"{2:032x}")
-    verdict = judge(staged(tmp_path, *tables), LIMITS)
-    assert verdict.refusals == (
-        "expect_column_values_to_be_between(max_kl_error): limit ≤ 1e-06, value 9e-06 in 2 of 42 rows",
-        "expect_column_values_to_be_between(num_duplicates): limit ≤ 0, value 1",
-    )
-    assert verdict.figures["num_tokens"] == 42 * 4
+    """Seven files in row groups of two, judged five rows at a time: what fails far apart is one line."""
+    monkeypatch.setattr(gate_module, "JUDGED_ROWS", 5)
+    rows = made_rows(42)
+    change = BREAKS["max_kl_error"][0]
+    changed(rows, change, 2, 39)
+    changed(rows, put(id=f"{2:032x}"), 41)
+    tables = [to_table(rows[i : i + 6]) for i in range(0, 42, 6)]
+    verdict = judge(written(tmp_path, *tables, row_group_size=2), Limits(), facts())
+    assert sorted(failed(verdict)) == ["max_kl_error", "num_duplicates"]
+    assert failed(verdict)["max_kl_error"].num_outside == 2
+    together = judge(written(tmp_path, to_table(rows)), Limits(), facts())
+    assert verdict.figures == pytest.approx(together.figures)
+    assert verdict.aggregates.by_position == together.aggregates.by_position
+    assert [row.id for row in verdict.aggregates.samples] == [row.id for row in together.aggregates.samples]
+    one, other = (judged.results["tokens"]["results"] for judged in (verdict, together))
+    assert [result["result"]["unexpected_count"] for result in one] == [
+        result["result"]["unexpected_count"] for result in other
+    ]
 
 
 def test_two_samples_of_one_row_are_no_duplicates(tmp_path: Path) -> None:
-    table = to_record_table([output(0, 0), output(0, 1)])
-    assert judge(staged(tmp_path, table), LIMITS).passed
+    rows = [made_row(i // 2, i % 2) for i in range(NUM_ROWS)]
+    assert verdict_on(tmp_path, rows).passed
+
+
+def test_a_probe_finds_what_is_hopeless() -> None:
+    asked = probe_checks(Limits())
+    assert judge_figures({"fallback_rate": 0.999, "eos_rate": 0.001}, asked) == ()
+    no_hope = judge_figures({"fallback_rate": 1.0, "eos_rate": 0.0}, asked)
+    assert [line.partition(":")[2].split(",")[0] for line in no_hope] == [" limit < 1", " limit > 0"]
+    assert probe_checks(Limits(fallback_rate_max=1.0, eos_rate_min=0.0)) == []
+    assert probe_checks(Limits(severity={"fallback_rate": "warn", "eos_rate": "off"})) == []
+
+
+def test_severities_reach_great_expectations() -> None:
+    found = {check.name: check.expectation() for check in checks(Limits(), kl_symmetric=True)}
+    assert {name for name, expectation in found.items() if expectation.severity.value == "warning"} == {
+        *WARNINGS, "fallback_rate_at_position",
+    }  # fmt: skip
 
 
 def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    judge(staged(tmp_path, good_table()), LIMITS)
+    verdict_on(tmp_path, made_rows(NUM_ROWS))
     assert capfd.readouterr() == ("", "")

@@ -1,0 +1,83 @@
+"""Two datasets side by side."""
+
+from __future__ import annotations
+
+import flows.environment  # noqa: F401  isort: skip  (before Prefect, Great Expectations)
+
+from typing import Annotated, Any
+
+from prefect import flow
+from pydantic import Field
+
+from flows.report import write_html
+from tasks.dataset import Dataset, open_dataset
+from tasks.judge import judge_again
+from validations.verdict import Verdict
+
+Judged = tuple[Dataset, Verdict]
+
+
+@flow(name="compare-datasets")
+def compare_datasets(
+    one: Annotated[str, Field(description="A dataset's folder, or one Parquet file of this schema.")],
+    other: Annotated[str, Field(description="Another one.")],
+    output: Annotated[str | None, Field(description="A page to write; none: the table alone.")] = None,
+) -> list[dict[str, Any]]:
+    """Judge two datasets, show their figures side by side; returns the rows of that table."""
+    from prefect.artifacts import create_table_artifact
+
+    judged = judge_both(one, other)
+    rows = side_by_side(judged)
+    create_table_artifact(rows, key="comparison", description=f"{judged[0][0].title} beside {judged[1][0].title}")
+    if output is not None:
+        write_comparison(judged, output)
+    return rows
+
+
+def judge_both(one: str, other: str) -> tuple[Judged, Judged]:
+    """Both with their verdicts. Raises SourceError before anything is judged."""
+    opened = open_dataset(one), open_dataset(other)
+    first, second = ((dataset, judge_again(dataset)) for dataset in opened)
+    return first, second
+
+
+def side_by_side(judged: tuple[Judged, Judged]) -> list[dict[str, Any]]:
+    """Each figure of both, with what the second has more."""
+    (_, one), (_, other) = judged
+    rows: list[dict[str, Any]] = []
+    for name in dict.fromkeys([*one.figures, *other.figures]):
+        here, there = one.figures.get(name), other.figures.get(name)
+        change = None if here is None or there is None else there - here
+        rows.append({"figure": name, "A": here, "B": there, "B − A": change})
+    return rows
+
+
+def write_comparison(judged: tuple[Judged, Judged], output: str) -> None:
+    """Write the page with both. Raises OutputError."""
+    from validations.report import render_comparison  # matplotlib takes 1 s to import
+
+    (one, one_verdict), (other, other_verdict) = judged
+    titles = one.title, other.title
+    if titles[0] == titles[1]:
+        titles = str(one.path), str(other.path)
+    write_html(output, render_comparison(titles, (one_verdict, other_verdict), (one.manifest, other.manifest)))
+
+
+def print_comparison(judged: tuple[Judged, Judged]) -> None:
+    """The table in the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("figure", box=None)
+    for dataset, verdict in judged:
+        outcome = "passed" if verdict.passed else "refused"
+        table.add_column(Text(f"{dataset.title}\n{outcome}"), justify="right", overflow="fold")
+    table.add_column("B − A", justify="right")
+    for row in side_by_side(judged):
+        table.add_row(row["figure"], *(_shown(row[name]) for name in ("A", "B", "B − A")))
+    Console().print(table)
+
+
+def _shown(value: float | None) -> str:
+    return "–" if value is None else f"{value:.6g}"

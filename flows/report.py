@@ -1,0 +1,51 @@
+"""The report on a dataset that is already there."""
+
+from __future__ import annotations
+
+import flows.environment  # noqa: F401  isort: skip  (before Prefect, Great Expectations)
+
+from pathlib import Path
+from typing import Annotated
+
+from prefect import flow
+from pydantic import Field
+
+from sampling.errors import OutputError
+from tasks.dataset import open_dataset
+from tasks.documents import as_json, read_quarantined
+from tasks.judge import judge_again
+from validations.verdict import Verdict
+
+
+@flow(name="report-dataset")
+def report_dataset(
+    dataset: Annotated[str, Field(description="A dataset's folder, or one Parquet file of this schema.")],
+    output: Annotated[str, Field(description="The page to write.")] = "report.html",
+) -> str:
+    """Write report.html of a dataset; returns its path."""
+    from flows.artifacts import show_quality
+
+    path, verdict, title = write_page(dataset, output)
+    show_quality(title, as_json(verdict), path)
+    return str(path)
+
+
+def write_page(dataset: str, output: str) -> tuple[Path, Verdict, str]:
+    """The page's path, the verdict that it shows, the dataset's title. Raises SourceError, OutputError."""
+    from validations.report import render_report  # matplotlib takes 1 s to import
+
+    opened = open_dataset(dataset)
+    verdict = judge_again(opened)
+    page = render_report(opened.title, verdict, opened.manifest, read_quarantined(opened.path))
+    return write_html(output, page), verdict, opened.title
+
+
+def write_html(output: str, page: str) -> Path:
+    """Write a page; its folder is made where it is missing. Raises OutputError."""
+    path = Path(output).expanduser()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{path}: {error.strerror}; give a file that can be written with -o") from error
+    return path

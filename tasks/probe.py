@@ -1,0 +1,59 @@
+"""The gate's one look at a run that has just begun, so that a hopeless one costs minutes instead of GPU-days."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sampling.errors import RefusedError
+from tasks.engine_process import Progress
+from tasks.parts import read_parts
+from tasks.run_folder import RunFolder
+from validations.limits import Limits
+from validations.suites import probe_checks
+
+COLUMNS = ["finish_reason", "num_tokens", "num_forced", "num_fallback"]
+
+
+class Probe:
+    """Looks at the completions so far, once, as soon as there are `probe_rows` of them."""
+
+    def __init__(self, folder: RunFolder, limits: Limits) -> None:
+        self._folder = folder
+        self._checks = probe_checks(limits)
+        self._probe_rows = limits.probe_rows if self._checks else None
+        self._num_done: dict[int, int] = {}
+
+    def __call__(self, shard: int, now: Progress) -> None:
+        """Take the figures of a shard so far. Raises RefusedError when the run is hopeless."""
+        if self._probe_rows is None:
+            return
+        self._num_done[shard] = now.num_done - now.num_failed
+        if sum(self._num_done.values()) < self._probe_rows:
+            return
+        rows = self._committed()
+        if len(rows) < self._probe_rows:
+            return
+        from validations.gate import judge_figures  # Great Expectations takes 5-11 s to import; the end needs it too
+
+        self._probe_rows = None
+        if lines := judge_figures(_figures(rows), self._checks):
+            raise RefusedError(
+                f"{'; '.join(lines)}; the first {len(rows)} completions leave no hope, so the run was stopped. What is"
+                f" sampled is kept in {self._folder.work}. Look at the prompts (--dry-run) and at mixture, or set"
+                " validation.probe_rows: null to sample on"
+            )
+
+    def _committed(self) -> pa.Table:
+        """The completions that are safe on the disk."""
+        # A complete shard has its parts still; its table may be damaged, which is mended when its turn comes.
+        tables = [read_parts(self._folder.shard(index).parts).table for index in self._num_done]
+        return pa.concat_tables(table.select(COLUMNS) for table in tables)
+
+
+def _figures(rows: pa.Table) -> dict[str, float | int | None]:
+    """Fallback among the tokens that could be mixed, completions that came to an end."""
+    num_tokens, num_forced, num_fallback = (pc.sum(rows[name]).as_py() for name in COLUMNS[1:])
+    num_ended = pc.sum(pc.not_equal(rows["finish_reason"], "length")).as_py()
+    free = num_tokens - num_forced
+    return {"fallback_rate": num_fallback / free if free else None, "eos_rate": num_ended / len(rows)}

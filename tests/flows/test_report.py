@@ -1,0 +1,34 @@
+"""The `report` command, and its flow on a real server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flows.report import report_dataset
+from tests.flows.commands import Run, artifacts_of, the_line
+
+
+def test_a_page_is_written_where_it_is_wanted(run: Run, dataset: Path, tmp_path: Path) -> None:
+    page = tmp_path / "new" / "page.html"
+    code, out, err = run("report", dataset, "-o", page)
+    assert (code, out, err) == (0, f"{page}\n", "")
+    text = page.read_text()
+    assert "set v1" in text
+    assert "What is 0 plus a thousand?" in text
+    assert text.count("<svg") >= 8
+    assert not (dataset / "report.html").exists()
+
+
+def test_a_page_that_cannot_be_written_is_exit_code_2(run: Run, dataset: Path) -> None:
+    code, out, err = run("report", dataset, "-o", dataset / "manifest.json" / "page.html")
+    assert (code, out) == (2, "")
+    assert "-o" in the_line(err)
+
+
+def test_the_flow_links_the_page(dataset: Path, tmp_path: Path, prefect_server: str) -> None:
+    page = tmp_path / "page.html"
+    state = report_dataset(str(dataset), str(page), return_state=True)
+    assert state.result() == str(page)
+    shown = artifacts_of(state)
+    assert page.as_uri() in shown["set-v1-report"]
+    assert page.exists()

@@ -1,0 +1,90 @@
+"""The provenance of a dataset, as far as its manifest can be read."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+MAX_SPEEDS = 1000
+MAX_FACTS = 20  # of each kind that a manifest lists
+
+
+class Provenance:
+    """What can be read of a manifest that anybody may have written."""
+
+    def __init__(self, manifest: Mapping[str, Any] | None) -> None:
+        self.manifest = mapping(manifest)
+
+    def speeds(self) -> list[tuple[float, float]]:
+        """(engine seconds at the interval's end, tokens/s), ascending."""
+        points = []
+        for point in _list(self.manifest.get("speed")):
+            end, rate = (number(value) for value in [*_list(point), None, None][:2])
+            if end is not None and rate is not None and 0 < end < 1e12 and 0 <= rate < 1e12:
+                points.append((end, rate))
+        return sorted(points)[:: math.ceil(len(points) / MAX_SPEEDS) or 1]
+
+    def slowest(self) -> list[list[Any]]:
+        """Shard, rows, tokens, seconds, attempts."""
+        columns = ("shard", "num_rows", "num_tokens", "seconds", "num_attempts")
+        shards = [mapping(shard) for shard in _list(self.manifest.get("slowest_shards"))[:MAX_FACTS]]
+        return [[plain(shard.get(column)) for column in columns] for shard in shards if shard]
+
+    def reasons(self) -> list[list[Any]]:
+        """Reason, number of quarantined rows."""
+        return [
+            [str(name), plain(num)] for name, num in list(mapping(self.manifest.get("quarantine")).items())[:MAX_FACTS]
+        ]
+
+    def pairs(self) -> Iterator[tuple[str, Any]]:
+        """What made the dataset, as pairs to show."""
+        manifest, config = self.manifest, mapping(self.manifest.get("config"))
+        for key in ("name", "version", "created", "run_id", "num_rows", "num_attempts", "num_damaged_parts"):
+            if manifest.get(key) is not None:
+                yield key, plain(manifest[key])
+        for side in ("theta", "teacher"):
+            model = mapping(mapping(config.get("models")).get(side)).get("model")
+            if model is not None:
+                yield f"model: {side}", plain(model)
+        for group in ("source", "engine", "libraries"):
+            for key, value in list(mapping(manifest.get(group)).items())[:MAX_FACTS]:
+                yield f"{group}: {key}", plain(value)
+
+    def config(self) -> str:
+        """The configuration, indented."""
+        return as_json(self.manifest["config"], indent=1) if self.manifest.get("config") else ""
+
+
+def plain(value: Any) -> Any:
+    """A value of a manifest to show: a text, a number, else its JSON."""
+    if isinstance(value, str | bool | None):
+        return value
+    if isinstance(value, int | float):
+        return value if number(value) is not None else "—"
+    return as_json(value)
+
+
+def as_json(value: Any, indent: int | None = None) -> str:
+    """JSON to show, whatever the value; words where it cannot be written."""
+    try:
+        return json.dumps(value, indent=indent, ensure_ascii=False, default=str)
+    except (TypeError, ValueError, RecursionError):
+        return "(not readable)"
+
+
+def number(value: Any) -> float | None:
+    """A finite number, else None; JSON may hold integers that no float can."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -1e300 < value < 1e300:
+        return None
+    return float(value)
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """The value where it is a mapping, else an empty one."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else []
