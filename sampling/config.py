@@ -98,6 +98,16 @@ class ModelConfig(Frozen):
     kv_cache_memory_bytes: int | None = Field(
         None, ge=1 << 20, description="KV cache of this model; default: planned for the pair."
     )
+    url: str | tuple[str, ...] | None = Field(
+        None,
+        description="Served elsewhere by vLLM: its address, or its replicas'; `model` gives the tokenizer.",
+    )
+    served_name: str | None = Field(None, description="The name it is served by; default: the first that is listed.")
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Where it is served; none when it is loaded here."""
+        return (self.url,) if isinstance(self.url, str) else (self.url or ())
 
 
 class EngineConfig(Frozen):

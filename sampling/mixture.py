@@ -70,22 +70,34 @@ def mix(
     num_ids: int,  # ids that both models know; columns past them are padding
     mixture: MixtureConfig,
     sampling: SamplingConfig,
+    likeliest: Tensor | None = None,  # [B, num_ids] bool
 ) -> Mixture:
-    """q* at one position of each row, from the two models' logits."""
+    """q* at one position of each row, from the two models' logits.
+
+    With `likeliest` the last column is the bucket of all ids of which nothing was said (sampling/http/union.py): it has
+    mass and is never drawn. The trust region is then taken of the ids that `likeliest` names, the teacher's own first.
+    """
     theta_logits, teacher_logits = theta_logits[:, :num_ids], teacher_logits[:, :num_ids]
     finite = _usable(theta_logits) & _usable(teacher_logits)
     log_theta = log_softmax(theta_logits.where(finite[:, None], 0.0), sampling.temperature)
     log_teacher = log_softmax(teacher_logits.where(finite[:, None], 0.0), sampling.temperature)
     theta, teacher = log_theta.exp(), log_teacher.exp()
-    js = js_divergence(log_theta, log_teacher, theta, teacher)
+    if likeliest is None:
+        js = js_divergence(log_theta, log_teacher, theta, teacher)
+    else:
+        js = _coarse_js(theta, teacher)
+        theta, teacher = _without_bucket(theta), _without_bucket(teacher)
     overlap_mass, overlap_count = overlap(theta, teacher, mixture.overlap_top_k)
 
     # From here on the rows are [B, K]: the ids of the trust region alone, all ids where it is off.
     if mixture.trust_region:
-        ids, region = compact(top_p_support(teacher, mixture.target_top_p))
+        own = teacher if likeliest is None else teacher.where(likeliest, 0.0)
+        ids, region = compact(top_p_support(own, mixture.target_top_p))
     else:
         ids = torch.arange(num_ids, device=log_theta.device).expand(len(log_theta), -1)
         region = torch.ones_like(ids, dtype=torch.bool)
+        if likeliest is not None:
+            region[:, -1] = False
     in_theta, in_teacher = log_theta.gather(-1, ids), log_teacher.gather(-1, ids)
     common = region & (in_theta > NEG_INF) & (in_teacher > NEG_INF)
     disjoint = ~common.any(dim=-1)
@@ -129,6 +141,23 @@ def mix(
         unstable=unstable,
         finite=finite,
     )
+
+
+def _without_bucket(probs: Tensor) -> Tensor:  # [B, V]
+    """The same [B, V] with nothing in the last column."""
+    return torch.cat([probs[:, :-1], torch.zeros_like(probs[:, -1:])], dim=-1)
+
+
+def _coarse_js(theta: Tensor, teacher: Tensor) -> Tensor:  # [B, V], [B, V] float64 probabilities, the bucket last
+    """JS [B] of the two distributions in which an id of which one model said nothing counts to the bucket."""
+    both = (theta > 0) & (teacher > 0)
+    both[:, -1] = False
+    sides = []
+    for probs in (theta, teacher):
+        kept = torch.where(both, probs, 0.0)
+        kept[:, -1] = (probs.sum(dim=-1) - kept.sum(dim=-1)).clamp_min(0.0)
+        sides.append(kept)
+    return js_divergence(sides[0].log(), sides[1].log(), *sides)
 
 
 def _usable(logits: Tensor) -> Tensor:  # [B, V] any float

@@ -8,7 +8,8 @@ from typing import Any
 from sampling.config import ModelConfig
 from sampling.errors import ModelError
 
-NEEDED = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.py")  # no pickled weights
+WEIGHTS = "*.safetensors"
+NEEDED = ("*.json", WEIGHTS, "*.jinja", "*.model", "*.txt", "*.py")  # no pickled weights
 
 
 def model_folder(model: ModelConfig) -> Path:
@@ -29,7 +30,9 @@ def _snapshot(model: ModelConfig) -> Path:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        return Path(snapshot_download(model.model, revision=model.revision, allow_patterns=list(NEEDED)))
+        # The weights of a served model are elsewhere.
+        needed = [pattern for pattern in NEEDED if not model.urls or pattern != WEIGHTS]
+        return Path(snapshot_download(model.model, revision=model.revision, allow_patterns=needed))
     except HFValidationError as error:
         raise ModelError(f"no model folder {model.model!r}: give an existing folder or a Hub id org/name") from error
     except Exception as error:  # the Hub client raises a dozen kinds, offline or not; each means no model

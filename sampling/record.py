@@ -25,6 +25,8 @@ TOKEN_COLUMNS: dict[str, pa.DataType] = {
     "logprob_q": pa.float32(),
     "logprob_theta": pa.float32(),
     "logprob_teacher": pa.float32(),
+    "q_error": pa.float32(),
+    "js_error": pa.float32(),
     "mode": pa.string(),
 }
 # Row figures: means over all tokens, but kl_error over mixed tokens alone (elsewhere α = 1 solves nothing).

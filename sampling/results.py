@@ -36,6 +36,9 @@ class TokenDiagnostics:
     logprob_q: Floats  # [T] log q* of the drawn token
     logprob_theta: Floats  # [T] log π_θ of it, full distribution, temperature as sampled
     logprob_teacher: Floats  # [T] log π_t of it, full distribution, temperature as sampled
+    # What the HTTP backend cannot know; 0 in lockstep, where everything is exact.
+    q_error: Floats  # [T] upper bound of the total variation of q* from the exact one at this α, in [0, 1]
+    js_error: Floats  # [T] how much js may be too small, nats
     mode: NDArray[np.uint8]  # [T] place in MODES
 
     @property

@@ -1,4 +1,4 @@
-"""The sampler: two models loaded in this process, prompts in, completions out."""
+"""The sampler: two models coupled, prompts in, completions out."""
 
 from __future__ import annotations
 
@@ -8,54 +8,66 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Container, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from transformers import PreTrainedTokenizerBase
 
 from sampling.config import EngineConfig, MixtureConfig, ModelConfig, SamplingConfig
-from sampling.engine import LockstepEngine
 from sampling.errors import ConfigurationError, EmptyPromptError, RowError
-from sampling.memory import check_max_tokens, context_length, plan_memory
-from sampling.models import eos_ids, weights_bytes
+from sampling.http.config import HttpConfig
+from sampling.memory import check_max_tokens
 from sampling.prompts import DualPrompt
 from sampling.results import DrawnToken, DualOutput, FailedRow
 from sampling.row import Row, Settings
 from sampling.stats import SamplingStats
 from sampling.templates import encode_prompt
-from sampling.vllm_engine import VllmEngine, device_type, limit_threads
-from sampling.vocabulary import check_vocabularies, load_tokenizer
+
+if TYPE_CHECKING:
+    from sampling.engine import LockstepEngine
+    from sampling.http.engine import HttpEngine
+
+Backend = Literal["lockstep", "http"]
 
 
 class DualSampler:
     """Samples every token from the mixture of theta and the teacher.
 
     Loading raises ModelError, VocabularyMismatchError, CapacityError (all ConfigurationError), or
-    UnsupportedVllmError. Two samplers may live in one process.
+    UnsupportedVllmError; coupling servers raises ServerRefusedError or ServerError. Two samplers may live in one
+    process.
     """
 
     def __init__(
         self,
-        teacher: str | ModelConfig,
-        theta: str | ModelConfig,
+        teacher: str | ModelConfig | None = None,
+        theta: str | ModelConfig | None = None,
         mixture: MixtureConfig | None = None,
         engine: EngineConfig | None = None,
+        *,
+        backend: Backend | None = None,
+        teacher_url: str | Sequence[str] | None = None,
+        theta_url: str | Sequence[str] | None = None,
+        http: HttpConfig | None = None,
     ) -> None:
+        """Load both models into this process; or couple two servers, where both have a URL.
+
+        `backend` follows from the URLs and may be said to be sure. A served model's folder or Hub id gives its
+        tokenizer; left out, that is the name it is served by.
+        """
         self.mixture = mixture or MixtureConfig.preset("balanced")
-        engine = engine or EngineConfig()
-        models = [ModelConfig(model=model) if isinstance(model, str) else model for model in (theta, teacher)]
-        self.theta_tokenizer, self.teacher_tokenizer = map(load_tokenizer, models)
-        num_ids = check_vocabularies(self.theta_tokenizer, self.teacher_tokenizer)
-        self.eos_ids = frozenset(eos_ids(models[0]) | eos_ids(models[1]))
-        limit_threads(sum(map(weights_bytes, models)))
-        self.memory = plan_memory(models[0], models[1], engine, device_type())
-        theta_engine = VllmEngine(models[0], engine, context_length(models[0]), self.memory.theta_bytes)
-        try:
-            teacher_engine = VllmEngine(models[1], engine, context_length(models[1]), self.memory.teacher_bytes)
-        except BaseException:
-            theta_engine.close()
-            raise
-        self._engine = LockstepEngine(theta_engine, teacher_engine, num_ids, engine.max_num_seqs)
+        models = _model("theta", theta, theta_url), _model("teacher", teacher, teacher_url)
+        found = _backend(models, backend)
         self._lock = threading.Lock()
+        self._engine: LockstepEngine | HttpEngine
+        if found == "http":
+            from sampling.http.connect import connect
+
+            self._engine, tokenizers, self.eos_ids = connect(*models, http or HttpConfig())
+        else:
+            from sampling.loading import load
+
+            self._engine, tokenizers, self.eos_ids = load(*models, engine or EngineConfig())
+        self.theta_tokenizer, self.teacher_tokenizer = tokenizers
 
     def __enter__(self) -> Self:
         return self
@@ -66,9 +78,8 @@ class DualSampler:
         self.close()
 
     def close(self) -> None:
-        """Give both models' memory back."""
-        self._engine.theta.close()
-        self._engine.teacher.close()
+        """Give both models' memory back, or end every request."""
+        self._engine.close()
 
     @property
     def stats(self) -> SamplingStats:
@@ -208,6 +219,26 @@ class DualSampler:
     def _holds(self, settings: Settings) -> bool:
         scheduler = self._engine.scheduler
         return any(row.settings is settings for row in (*scheduler.waiting, *scheduler.running.values()))
+
+
+def _model(name: str, model: str | ModelConfig | None, url: str | Sequence[str] | None) -> ModelConfig:
+    """A model by its name, by its configuration, or by its URL alone."""
+    urls = () if url is None else (url,) if isinstance(url, str) else tuple(url)
+    if model is None and not urls:
+        raise ConfigurationError(f"no {name}: give a folder, a Hub id, or {name}_url")
+    config = model if isinstance(model, ModelConfig) else ModelConfig(model=model or "")
+    return config.model_copy(update={"url": urls}) if urls else config
+
+
+def _backend(models: tuple[ModelConfig, ModelConfig], wanted: Backend | None) -> Backend:
+    served = [bool(model.urls) for model in models]
+    found: Backend = "http" if all(served) else "lockstep"
+    if any(served) != all(served) or wanted not in (None, found):
+        theta, teacher = ("a URL" if has else "no URL" for has in served)
+        raise ConfigurationError(
+            f"backend {wanted or 'http'}: theta has {theta}, the teacher {teacher}; give both a URL (http), or none"
+        )
+    return found
 
 
 def _token_ids(prompt: str | tuple[int, ...], tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

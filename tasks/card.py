@@ -32,6 +32,7 @@ COLUMNS = {
     "support_size, entropy, ess_ratio": "per token: what could be drawn",
     "log_z": "per token: log Z, so that log q* = (1−α)·log π_θ + α·log π_t − log Z",
     "logprob_q, logprob_theta, logprob_teacher": "per token: log-probability of the drawn token",
+    "q_error, js_error": "per token: how far off q* and js may be, where models were served; 0 elsewhere",
     "mean_…, max_kl_error, num_…": "figures of the row",
 }
 

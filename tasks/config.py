@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from sampling.config import EngineConfig, Frozen, MixtureConfig, ModelConfig, SamplingConfig
+from sampling.http.config import HttpConfig
 from validations.limits import LIMIT_PRESETS, Limits
 from validations.suites import check_names
 
@@ -63,6 +64,12 @@ class ModelsConfig(Frozen):
     teacher: ModelConfig
     theta: ModelConfig
 
+    @model_validator(mode="after")
+    def _both_or_none_is_served(self) -> Self:
+        if bool(self.teacher.urls) != bool(self.theta.urls):
+            raise ValueError("one of models.teacher.url and models.theta.url is missing; give both, or neither")
+        return self
+
 
 class ShardsConfig(Frozen):
     """How the rows are cut into units of work."""
@@ -91,6 +98,7 @@ class PipelineConfig(Frozen):
     mixture: MixtureConfig = MixtureConfig.preset("balanced")
     sampling: SamplingConfig = SamplingConfig()
     engine: EngineConfig = EngineConfig()
+    http: HttpConfig = HttpConfig()
     shards: ShardsConfig = ShardsConfig()
     validation: Limits = Limits()
     publish: PublishConfig = PublishConfig()

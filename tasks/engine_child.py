@@ -25,6 +25,7 @@ from filelock import FileLock
 
 from sampling.config import EngineConfig, MixtureConfig, ModelConfig, SamplingConfig
 from sampling.errors import DualSamplingError
+from sampling.http.config import HttpConfig
 from sampling.prompts import DualPrompt
 from sampling.results import FailedRow
 from tasks.durable import DISK_FULL
@@ -64,6 +65,7 @@ class EngineChild:
                 theta=ModelConfig(**settings["theta"]),
                 mixture=MixtureConfig(**settings["mixture"]),
                 engine=EngineConfig(**settings["engine"]),
+                http=HttpConfig(**settings["http"]),
             )
             parameters = SamplingConfig(**settings["sampling"])
             while True:

@@ -43,6 +43,7 @@ class EngineProcess:
             "theta": config.models.theta.model_dump(mode="json"),
             "mixture": config.mixture.model_dump(mode="json"),
             "engine": config.engine.model_dump(mode="json"),
+            "http": config.http.model_dump(mode="json"),
             "sampling": config.sampling.model_dump(mode="json"),
             "lock": str(folder.engine_lock),
         }

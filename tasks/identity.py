@@ -46,6 +46,8 @@ def identity_of(config: PipelineConfig, report: SourceReport) -> Identity:
         # A preset is only a name for the keys that stand beside it.
         "mixture": config.mixture.model_dump(mode="json", exclude={"preset_name"}),
         "sampling": config.sampling.model_dump(mode="json"),
+        # Which ids a server is asked for bounds what can be drawn.
+        **({"http": config.http.model_dump(include={"top_k", "max_tail_mass"})} if config.models.theta.urls else {}),
     }
 
 
@@ -60,7 +62,10 @@ def model_identity(model: ModelConfig) -> dict[str, Any]:
 
     Raises ModelError when there is no such model.
     """
-    settings = model.model_dump(mode="json", exclude={"model", "revision", "kv_cache_memory_bytes"})
+    elsewhere = {"model", "revision", "kv_cache_memory_bytes", "url", "served_name"}
+    settings = model.model_dump(mode="json", exclude=elsewhere)
+    if model.urls:  # its weights are not here: the name that it is served by stands for them
+        settings["served"] = model.served_name or model.model
     return {"content": _content_of(model_folder(model)), **settings}
 
 

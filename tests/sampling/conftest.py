@@ -8,9 +8,16 @@ from pathlib import Path
 import pytest
 
 from sampling import DualSampler, EngineConfig, ModelConfig
+from sampling.engine import LockstepEngine
 
 MAX_MODEL_LEN = 256
 NUM_IDS = 257
+
+
+def lockstep(sampler: DualSampler) -> LockstepEngine:
+    """The engine of a sampler whose models are loaded here."""
+    assert isinstance(sampler._engine, LockstepEngine)
+    return sampler._engine
 
 
 @pytest.fixture(scope="session")

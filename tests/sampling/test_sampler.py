@@ -23,7 +23,7 @@ from sampling.errors import (
     PromptTooLongError,
 )
 from sampling.results import FALLBACK, FORCED, MIXED
-from tests.sampling.conftest import MAX_MODEL_LEN, NUM_IDS
+from tests.sampling.conftest import MAX_MODEL_LEN, NUM_IDS, lockstep
 from tests.sampling.reference import Reference, q_star
 
 EOS_ID = 256
@@ -236,7 +236,7 @@ def test_rows_that_cannot_be_sampled_are_named_and_stop_nothing(sampler: DualSam
 
 def test_nan_logits_name_the_row_and_spare_the_others(sampler: DualSampler, monkeypatch: pytest.MonkeyPatch) -> None:
     """A forward pass that turns one row's logits to NaN at its third token."""
-    engine, forward = sampler._engine.theta, sampler._engine.theta.forward
+    engine, forward = lockstep(sampler).theta, lockstep(sampler).theta.forward
 
     def poisoned(num_rows: int) -> tuple[list[str], torch.Tensor]:
         request_ids, logits = forward(num_rows)

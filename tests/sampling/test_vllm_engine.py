@@ -12,6 +12,7 @@ import pytest
 from sampling import DualSampler, EngineConfig, ModelConfig
 from sampling.errors import LockstepError, ModelError, UnsupportedVllmError
 from sampling.vllm_engine import VllmEngine, _inside, device_type
+from tests.sampling.conftest import lockstep
 
 
 def test_missing_insides_name_this_vllm_and_those_tested() -> None:
@@ -22,15 +23,15 @@ def test_missing_insides_name_this_vllm_and_those_tested() -> None:
 
 
 def test_a_vllm_without_the_replaced_sampler_is_refused(sampler: DualSampler, monkeypatch: pytest.MonkeyPatch) -> None:
-    runner = type(sampler._engine.theta._runner)
-    monkeypatch.delattr(sampler._engine.theta._runner, "_sample")
+    runner = type(lockstep(sampler).theta._runner)
+    monkeypatch.delattr(lockstep(sampler).theta._runner, "_sample")
     monkeypatch.delattr(runner.__mro__[1], "_sample")
     with pytest.raises(UnsupportedVllmError, match="_sample"):
-        sampler._engine.theta._attach()
+        lockstep(sampler).theta._attach()
 
 
 def test_a_row_that_vllm_does_not_schedule_is_noticed(sampler: DualSampler) -> None:
-    engine = sampler._engine.theta
+    engine = lockstep(sampler).theta
     with pytest.raises(LockstepError, match="scheduled 0 of 1 rows"):
         engine.forward(1)
 

@@ -45,6 +45,8 @@ def make_diagnostics(rng: np.random.Generator, mode: np.ndarray) -> TokenDiagnos
         "logprob_q": together - log_z,
         "logprob_theta": theta,
         "logprob_teacher": teacher,
+        "q_error": np.zeros(num_tokens),
+        "js_error": np.zeros(num_tokens),
     }
     return TokenDiagnostics(
         **{name: values.astype(np.float32) for name, values in figures.items()},

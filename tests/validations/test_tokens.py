@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sampling import MixtureConfig, SamplingConfig
 from sampling.draw import draw_places, likeliest_places
-from sampling.engine import _figures
+from sampling.drawer import _figures
 from sampling.mixture import mix
 from sampling.record import RECORD_SCHEMA, to_record_table
 from sampling.results import MODES, DualOutput, TokenDiagnostics

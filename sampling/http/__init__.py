@@ -1,0 +1,1 @@
+"""The HTTP backend: two models served elsewhere."""

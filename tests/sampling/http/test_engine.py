@@ -1,0 +1,108 @@
+"""Two real servers coupled token by token, held against the same models in lockstep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sampling import DualSampler, MixtureConfig, SamplingConfig
+from sampling.errors import ConfigurationError, EngineError
+from sampling.http.config import HttpConfig
+from tests.sampling.http.conftest import FAST
+from tests.sampling.http.servers import Server, free_port
+from tests.sampling.test_sampler import CONFIGS, MAX_TOKENS, prompts
+from tests.tiny import byte_tokenizer, make_model
+
+ALL_IDS = FAST.model_copy(update={"top_k": 300})
+
+
+def coupled(servers: tuple[Server, Server], models: tuple[Path, Path], config: HttpConfig) -> DualSampler:
+    (teacher, theta), (teacher_server, theta_server) = models, servers
+    ours, theirs = theta_server.url, teacher_server.url
+    return DualSampler(str(teacher), str(theta), backend="http", teacher_url=theirs, theta_url=ours, http=config)
+
+
+@pytest.fixture(scope="module")
+def exact(servers: tuple[Server, Server], tiny_pair: tuple[Path, Path]) -> Iterator[DualSampler]:
+    """Asked for every id."""
+    with coupled(servers, tiny_pair, ALL_IDS) as sampler:
+        yield sampler
+
+
+@pytest.mark.parametrize("name", ["method-kl_symmetry", "all-off", "trust-only", "stability-only", "teacher"])
+def test_greedy_tokens_are_those_of_lockstep(name: str, exact: DualSampler, sampler: DualSampler) -> None:
+    config = MixtureConfig.preset("balanced", **CONFIGS[name])
+    greedy = SamplingConfig(max_tokens=MAX_TOKENS, temperature=0)
+    there = exact.generate(prompts(), greedy, mixture=config, progress=False)
+    here = sampler.generate(prompts(), greedy, mixture=config, progress=False)
+    for ours, theirs in zip(there, here, strict=True):
+        assert ours.token_ids == theirs.token_ids
+        assert (ours.text, ours.finish_reason) == (theirs.text, theirs.finish_reason)
+        for figure in ("alpha", "js", "overlap_mass", "entropy", "logprob_q", "logprob_theta", "logprob_teacher"):
+            np.testing.assert_allclose(
+                getattr(ours.diagnostics, figure), getattr(theirs.diagnostics, figure), atol=2e-3, err_msg=figure
+            )
+        assert (ours.diagnostics.q_error == 0).all()
+        assert (ours.diagnostics.js_error == 0).all()
+
+
+@pytest.mark.parametrize("top_k", [5, 20, 100])
+def test_what_is_left_out_is_bounded(
+    top_k: int, exact: DualSampler, servers: tuple[Server, Server], tiny_pair: tuple[Path, Path]
+) -> None:
+    """Of the first tokens, whose context is the same whatever was drawn before: 24 rows, no id asked for again.
+
+    Of theta's 272 columns 15 are padding, which random weights give 5 % of the mass: where not all ids are known it
+    counts to the tail, so JS is that of distributions 5 % smaller. tests/sampling/http/test_union.py has the bounds
+    where no column is padding.
+    """
+    config = MixtureConfig.preset("balanced", force_first_token=False, auto_fallback=False, overlap_top_k=5)
+    one = SamplingConfig(max_tokens=1)
+    all_ids = exact.generate(prompts(), one, mixture=config, progress=False)
+    with coupled(servers, tiny_pair, FAST.model_copy(update={"top_k": top_k, "max_tail_mass": 1.0})) as few:
+        outs = few.generate(prompts(), one, mixture=config, progress=False)
+    for got, true in zip(outs, all_ids, strict=True):
+        missing = true.diagnostics.js - got.diagnostics.js
+        assert (missing > -0.05).all()
+        assert (missing < got.diagnostics.js_error + 0.05).all()
+        assert (got.diagnostics.q_error >= 0).all()
+        assert (got.diagnostics.q_error <= 1).all()
+
+
+def test_more_ids_are_asked_for_where_the_tail_is_heavy(
+    servers: tuple[Server, Server], tiny_pair: tuple[Path, Path]
+) -> None:
+    with coupled(servers, tiny_pair, FAST.model_copy(update={"top_k": 5, "max_tail_mass": 1e-3})) as sampler:
+        outs = sampler.generate(prompts(8), SamplingConfig(max_tokens=2), progress=False)
+    assert all((out.diagnostics.js_error < 2e-3).all() for out in outs)
+
+
+async def test_streams_are_rows(exact: DualSampler) -> None:
+    parameters = SamplingConfig(max_tokens=6, seed=3)
+    (row,) = prompts(1)
+    (out,) = exact.generate([row], parameters, progress=False)
+    drawn = [token async for token in exact.stream(row, parameters)]
+    assert tuple(token.token_id for token in drawn) == out.token_ids
+
+
+def test_a_mistaken_pair_is_refused_before_the_first_token(
+    servers: tuple[Server, Server], tiny_pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (teacher, theta), (server, _) = tiny_pair, servers
+    with pytest.raises(ConfigurationError, match="theta has no URL, the teacher a URL; give both a URL"):
+        DualSampler(str(teacher), str(theta), teacher_url=server.url)
+    with pytest.raises(ConfigurationError, match="no theta: give a folder, a Hub id, or theta_url"):
+        DualSampler(str(teacher))
+    other = make_model(tmp_path / "other", seed=5, tokenizer=byte_tokenizer(("hello",)))
+    with pytest.raises(ConfigurationError, match=r"tokenizer|vocabulary"):
+        DualSampler(str(other), str(other), teacher_url=server.url, theta_url=server.url, http=FAST)
+
+
+def test_a_lost_server_ends_the_attempt(tiny_pair: tuple[Path, Path], servers: tuple[Server, Server]) -> None:
+    """As a dead engine does: an EngineError, which a shard's retry answers with a fresh one."""
+    dead = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(EngineError, match=dead):
+        DualSampler(str(tiny_pair[0]), str(tiny_pair[1]), teacher_url=servers[0].url, theta_url=dead, http=FAST)
