@@ -35,8 +35,10 @@ def compare_datasets(
 
 
 def judge_both(one: str, other: str) -> tuple[Judged, Judged]:
-    """Both with their verdicts. Raises SourceError before anything is judged."""
+    """Both with their verdicts. Raises SourceError, or RefusedError where one is damaged."""
     opened = open_dataset(one), open_dataset(other)
+    for dataset in opened:
+        dataset.check_whole()
     first, second = ((dataset, judge_again(dataset)) for dataset in opened)
     return first, second
 

@@ -24,17 +24,20 @@ from sampling.errors import RefusedError
 from sampling.memory import check_max_tokens, context_length
 from sampling.vocabulary import check_vocabularies, load_tokenizer
 from tasks.config import PipelineConfig
+from tasks.dataset import open_dataset
 from tasks.documents import REPORT, REPORT_JSON
 from tasks.durable import output_errors, read_json
 from tasks.engine_process import EngineProcess, Progress
 from tasks.facts import write_facts
 from tasks.identity import identity_of
+from tasks.judge import judge_again
 from tasks.plan import Plan, read_plan, write_plan
-from tasks.probe import Probe
+from tasks.probe import Probe, check_prompts
 from tasks.publish import Run, finish, publish_dataset
 from tasks.rows import PreparedRow, QuarantinedRow, SourceReport, prepare_rows
 from tasks.run_folder import RunFolder
 from tasks.shards import retry_options, sample_shard
+from validations.limits import Limits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -65,7 +68,7 @@ def run_produce(config: PipelineConfig) -> ProduceResult:
     _silence_prefect()
     folder = open_run(config).folder
     with folder.locked():
-        if (result := _find_published(folder)) is not None:
+        if (result := _find_published(folder, config.validation)) is not None:
             return result
     start_server()
     return produce_dataset(config)
@@ -77,7 +80,7 @@ def produce_dataset(config: PipelineConfig) -> ProduceResult:
     opened = open_run(config)
     folder = opened.folder
     with folder.locked():
-        if (result := _find_published(folder)) is not None:
+        if (result := _find_published(folder, config.validation)) is not None:
             return result
         libraries = _libraries()
         with output_errors(folder.work):
@@ -85,6 +88,7 @@ def produce_dataset(config: PipelineConfig) -> ProduceResult:
             if (plan := read_plan(folder)) is None:
                 write_facts(folder.work, config, opened.report.prompts, opened.theta, opened.teacher)
                 plan = plan_rows(folder, opened.report, opened.rows, config.shards.rows)
+            check_prompts(folder, plan, config.validation)
         shards = _sample(config, folder, plan)
         try:
             manifest = publish_dataset(folder, Run(config, plan, libraries, shards))
@@ -160,11 +164,19 @@ def _is_not_prefect(record: logging.LogRecord) -> bool:
     return not record.name.startswith("prefect")
 
 
-def _find_published(folder: RunFolder) -> ProduceResult | None:
-    """This run's published dataset, after doing what a crash right behind its publication left undone."""
+def _find_published(folder: RunFolder, limits: Limits) -> ProduceResult | None:
+    """This run's published dataset, after doing what a crash right behind its publication left undone.
+
+    Raises RefusedError when it does not keep the limits, which may be other ones than it was published by.
+    """
     manifest = folder.find_published()
     if manifest is None:
         return None
+    if manifest["config"]["validation"] != limits.model_dump(mode="json"):
+        verdict = judge_again(open_dataset(folder.published), limits)
+        if not verdict.passed:
+            lines = "; ".join(verdict.refusals)
+            raise RefusedError(f"{lines}; {folder.published} was published by other limits, and stays as it is")
     with output_errors(folder.work):
         if folder.was_begun():
             finish(folder)

@@ -31,10 +31,14 @@ def report_dataset(
 
 
 def write_page(dataset: str, output: str) -> tuple[Path, Verdict, str]:
-    """The page's path, the verdict that it shows, the dataset's title. Raises SourceError, OutputError."""
+    """The page's path, the verdict that it shows, the dataset's title.
+
+    Raises SourceError, OutputError, RefusedError where the dataset is damaged.
+    """
     from validations.report import render_report  # matplotlib takes 1 s to import
 
     opened = open_dataset(dataset)
+    opened.check_whole()
     verdict = judge_again(opened)
     page = render_report(opened.title, verdict, opened.manifest, read_quarantined(opened.path))
     return write_html(output, page), verdict, opened.title

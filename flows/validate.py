@@ -37,8 +37,7 @@ def judge_dataset(dataset: str, changes: Sequence[str]) -> tuple[Dataset, Verdic
     """A dataset with its verdict. Raises SourceError, ConfigurationError, RefusedError where it is damaged."""
     opened = open_dataset(dataset)
     limits = changed_limits(opened.limits, changes)
-    if damages := opened.damages():
-        raise RefusedError(f"{opened.path}: {'; '.join(damages)}")
+    opened.check_whole()
     return opened, judge_again(opened, limits)
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from sampling.errors import OutputError, SourceError
+from sampling.errors import OutputError, RefusedError, SourceError
 from sampling.record import RECORD_SCHEMA
 from tasks.config import PipelineConfig
 from tasks.durable import read_json, sha256_of
@@ -42,6 +42,11 @@ class Dataset:
             return PipelineConfig.model_validate(config).validation
         except ValidationError:
             return Limits()
+
+    def check_whole(self) -> None:
+        """Raises RefusedError when it is not what its manifest lists: no figure of it can be trusted."""
+        if damages := self.damages():
+            raise RefusedError(f"{self.path}: {'; '.join(damages)}")
 
     def damages(self) -> list[str]:
         """What lies there otherwise than the manifest lists it."""

@@ -4,15 +4,43 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from sampling.errors import RefusedError
 from tasks.engine_process import Progress
+from tasks.facts import read_facts
 from tasks.parts import read_parts
+from tasks.plan import Plan
 from tasks.run_folder import RunFolder
+from validations.figures import FigureSums
 from validations.limits import Limits
-from validations.suites import probe_checks
+from validations.prompts import judge_prompts
+from validations.suites import probe_checks, prompt_checks
 
+PROMPT_COLUMNS = ["id", "theta_prompt", "teacher_prompt", "messages", "example"]
 COLUMNS = ["finish_reason", "num_tokens", "num_forced", "num_fallback"]
+
+
+def check_prompts(folder: RunFolder, plan: Plan, limits: Limits) -> None:
+    """Judge the planned prompts before anything is sampled. Raises RefusedError."""
+    if not (asked := prompt_checks(limits)):
+        return
+    from validations.gate import judge_figures  # Great Expectations takes 5-11 s to import; the end needs it too
+
+    facts, sums = read_facts(folder.work), FigureSums()
+    for index in range(plan.num_shards):
+        rows = pq.read_table(folder.shard(index).rows, columns=PROMPT_COLUMNS)
+        # What is drawn will stand behind the question.
+        asked_turns = [[*turns, {"role": "assistant", "content": ""}] for turns in rows["messages"].to_pylist()]
+        place, kind = rows.schema.get_field_index("messages"), rows.schema.field("messages").type
+        rows = rows.set_column(place, "messages", pa.array(asked_turns, kind))
+        sums.add_prompts(judge_prompts(rows, facts), [f"row {row}" for row in rows["id"].to_pylist()])
+    figures = sums.figures(teacher_sees_reference=facts.teacher_sees_reference)
+    if lines := judge_figures(figures, asked, sums.first_rows()):
+        raise RefusedError(
+            f"{'; '.join(lines)}; nothing was sampled. Look at both prompts (--dry-run) and mend the templates, or"
+            " change the limit in validation"
+        )
 
 
 class Probe:

@@ -31,6 +31,7 @@ class Bench:
         self._found: dict[str, dict[str, Any]] = {}  # Great Expectations' result by the check's name
         self._first_broken: dict[str, str] = {}  # which row broke it first
         self._rows_checkpoint: Checkpoint | None = None
+        self.first_rows: dict[str, str] = {}  # of checks of the whole dataset, where a row can be named
 
     def judge_rows(self, rows: pd.DataFrame) -> None:
         """Judge some rows; the results of all calls are added up."""
@@ -69,7 +70,8 @@ class Bench:
         said["expectation"] = found["expectation_config"]["type"]
         value: Any = figures.get(check.figure or check.name)
         if check.judges == "dataset":
-            return CheckResult(**said, outcome="passed" if found["success"] else "failed", value=value)
+            first = "" if found["success"] else self.first_rows.get(check.name, "")
+            return CheckResult(**said, outcome="passed" if found["success"] else "failed", value=value, why=first)
         num_outside = int(found["result"]["unexpected_count"])
         if found["success"]:
             return CheckResult(**said, outcome="passed", value=value, num_outside=0)
@@ -114,17 +116,18 @@ def _first_broken(rows: pd.DataFrame, check: Check) -> str:
 
 
 def _why_not(check: Check, figures: Figures, facts: Facts) -> str:
+    lacking = "the dataset lacks the columns it takes"
     if not figures.get("num_rows"):
         return "there is no row"
     if check.name in ("decodes", "ends_right", "theta_one_bos", "teacher_one_bos"):
-        return facts.unknown
+        return facts.unknown if facts.vocabulary is None else lacking
     reasons = {
         "fallback_rate_at_position": "no range of positions holds 100 tokens",
-        "correct_rate": "the source has no final answer",
-        "leak_rate": "the source has no reference",
+        "correct_rate": "the source has no final answer, or the dataset no `example`",
+        "leak_rate": "the source has no reference, or the dataset no `example` beside both prompts",
         "reference_rate": "the teacher's template does not name the reference",
     }
-    return reasons.get(check.name, "the dataset lacks the columns it takes")
+    return reasons.get(check.name, lacking)
 
 
 def _added(before: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:

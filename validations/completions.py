@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -92,18 +91,12 @@ def loops(
 
 
 def is_garbled(completion: pa.Array) -> np.ndarray:  # [N] bool
-    """Whether a text holds U+FFFD, a control character but tab, newline, carriage return, or one that is unassigned.
+    """Whether a text holds U+FFFD, a private-use character, or a control character but tab, newline, form feed, return.
 
-    Private-use characters count. Unassigned is what neither RE2 nor Python knows: the newer of their two tables.
+    One that is unassigned does not count: tables of Unicode are older than models.
     """
     texts = _texts(completion)
-    garbled = _bools(pc.match_substring_regex(texts, r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x{80}-\x{9f}\x{fffd}\p{Co}]"))
-    unknown = r"[^\pL\pM\pN\pP\pS\pZ\p{Cc}\p{Cf}]"
-    rest = np.flatnonzero(~_bools(pc.string_is_ascii(texts)) & ~garbled)
-    rest = rest[_bools(pc.match_substring_regex(texts.take(rest), unknown))]
-    for row in rest:
-        garbled[row] = any(unicodedata.category(letter) in ("Cn", "Co", "Cs") for letter in texts[int(row)].as_py())
-    return garbled
+    return _bools(pc.match_substring_regex(texts, r"[\x00-\x08\x0b\x0e-\x1f\x7f\x{80}-\x{9f}\x{fffd}\p{Co}]"))
 
 
 def strays(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +14,7 @@ from validations.tokens import Tokens
 from validations.verdict import Figures
 
 ENDED = ("eos", "stop")
+FLAGS = {"empty": "empty_rate", "loops": "loop_rate", "garbled": "garbled_rate", "strays": "stray_rate"}
 MEANS = (
     "alpha", "js", "overlap_mass", "entropy", "logprob_q", "logprob_teacher", "logprob_theta",
 )  # fmt: skip
@@ -27,6 +29,7 @@ class FigureSums:
     _keys: list[np.ndarray] = field(default_factory=list)
     _texts: list[np.ndarray] = field(default_factory=list)
     _leaks: LeakCount = field(default_factory=LeakCount)
+    _first: dict[str, str] = field(default_factory=dict)
 
     def add_rows(self, rows: pd.DataFrame, keys: np.ndarray, texts: np.ndarray | None) -> None:
         """Takes the frame of `validations.survey`, with hashes [N] uint64 of (id, sample_idx), of prompt and text."""
@@ -51,8 +54,8 @@ class FigureSums:
         for name in MEANS:
             self._add(f"mean_{name}", tokens.columns[name].sum(dtype=np.float64))
 
-    def add_prompts(self, prompts: PromptFigures) -> None:
-        """Takes what is known of the rows' prompts."""
+    def add_prompts(self, prompts: PromptFigures, names: Sequence[str] = ()) -> None:
+        """Takes what is known of the rows' prompts; `names` [N] are what the rows are called in a message."""
         if prompts.question is not None:
             self._add("num_examples", len(prompts.question))
             self._add("num_questions", prompts.question.sum())
@@ -60,7 +63,27 @@ class FigureSums:
             self._add("num_referenced", prompts.referenced.sum())
             self._add("num_shown", (prompts.referenced & prompts.shown).sum())
         if prompts.frames is not None and prompts.leaked is not None:
-            self._leaks.add(prompts.frames, prompts.leaked)
+            self._leaks.add(prompts.frames, prompts.leaked, names)
+        if names and prompts.question is not None:
+            self._note("question_rate", ~prompts.question, names)
+        if names and prompts.referenced is not None and prompts.shown is not None:
+            self._note("reference_rate", prompts.referenced & ~prompts.shown, names)
+
+    def add_flags(self, rows: pd.DataFrame, names: Sequence[str]) -> None:
+        """Notes the first row of each rate over completions."""
+        for column, check in FLAGS.items():
+            if column in rows:
+                self._note(check, rows[column].to_numpy(dtype=bool), names)
+        self._note("length_rate", (rows["finish_reason"] == "length").to_numpy(), names)
+
+    def first_rows(self) -> dict[str, str]:
+        """The first row that each check of the whole dataset is about, by the check's name."""
+        leak = self._leaks.first_leak()
+        return self._first | ({"leak_rate": leak} if leak else {})
+
+    def _note(self, check: str, found: np.ndarray, names: Sequence[str]) -> None:
+        if check not in self._first and found.any():
+            self._first[check] = names[int(found.argmax())]
 
     def add_grades(self, grades: list[bool | None]) -> None:
         """Takes right, wrong, or not judged in time, for the completions that have a final answer."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -31,13 +31,15 @@ def judge(parquet_files: Sequence[Path], limits: Limits, facts: Facts) -> Verdic
         bench.judge_rows(rows)
     figures = survey.figures()
     bench.judge_dataset(figures)
+    bench.first_rows = survey.first_rows()
     results = {suite: bench.suite_result(suite) for suite in SUITES}
     return Verdict(tuple(bench.check_results(figures, facts)), figures, survey.aggregates(), results)
 
 
-def judge_figures(figures: Figures, asked: list[Check]) -> tuple[str, ...]:
+def judge_figures(figures: Figures, asked: list[Check], first_rows: Mapping[str, str] | None = None) -> tuple[str, ...]:
     """Lines of those checks of a whole dataset that its figures fail."""
     bench = Bench(asked)
+    bench.first_rows = dict(first_rows or {})
     bench.judge_dataset(figures)
     results = bench.check_results(figures, Facts())
     return tuple(result.line(None) for result in results if result.outcome == "failed")

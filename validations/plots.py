@@ -239,6 +239,7 @@ def _position_axis(axes: Axes, datasets: Datasets) -> None:
     if any(r.stops[-1] - r.starts[-1] >= LOG_AXIS_FROM * (r.stops[0] - r.starts[0]) for r in ranges):
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
+        axes.tick_params(axis="x", which="minor", labelbottom=False)  # they would stand on each other
 
 
 def _wilson(num_correct: np.ndarray, num_judged: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ NUMBER_BEFORE, NUMBER_AFTER = re.compile(r"\d[.,]"), re.compile(r"[.,]\d")
 # Thai to Myanmar, Khmer, Han with kana; Hangul has spaces, but particles follow a word without one.
 UNSPACED = re.compile("[\u0e00-\u109f\u1780-\u17ff\u2e80-\ua4cf\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]")
 HELD = "\0"  # in place of a text that a prompt holds
+MAX_NAMED = 10_000  # suspects whose names are kept
 CLEAN = 0  # in place of the hash of a reference: the row's own stands nowhere
 
 
@@ -32,6 +33,7 @@ class PromptFigures:
     question: np.ndarray | None = None  # [N] bool, stands in both prompts, inside the user's turn of each
     referenced: np.ndarray | None = None  # [N] bool, the source has a reference
     shown: np.ndarray | None = None  # [N] bool, and the teacher's prompt carries it
+    messages: np.ndarray | None = None  # [N] bool, end with the question and the completion of this row
     frames: np.ndarray | None = None  # [N] int64 hash of theta's prompt without the question
     leaked: np.ndarray | None = None  # [N] int64 hash of the reference that stands in it, else CLEAN
 
@@ -52,6 +54,13 @@ def judge_prompts(table: pa.Table, facts: Facts) -> PromptFigures:
     if theta is None or teacher is None or "example" not in table.column_names:
         return figures
     examples: list[Mapping[str, Any]] = [row or {} for row in table["example"].to_pylist()]
+    if "messages" in table.column_names and "completion" in table.column_names:
+        figures.messages = _all(
+            _agrees(turns or [], prompt, completion or "")
+            for turns, prompt, completion in zip(
+                table["messages"].to_pylist(), theta, table["completion"].to_pylist(), strict=True
+            )
+        )
     # An empty prompt is one defect, not three.
     figures.question = _all(
         not (prompt.strip() and shown.strip())
@@ -88,22 +97,37 @@ class LeakCount:
 
     _pairs: list[np.ndarray] = field(default_factory=list)  # [U, 2] each: different (frame, leaked) of a batch
     _counts: list[np.ndarray] = field(default_factory=list)  # [U] rows of each
+    _names: dict[tuple[int, int], str] = field(default_factory=dict)  # of the first suspects
 
-    def add(self, frames: np.ndarray, leaked: np.ndarray) -> None:  # [N] int64 each
-        """Take a batch."""
+    def add(self, frames: np.ndarray, leaked: np.ndarray, names: Sequence[str] = ()) -> None:  # [N] int64 each
+        """Take a batch; `names` [N] are what the rows are called in a message."""
         pairs, counts = np.unique(np.stack([frames, leaked], axis=1), axis=0, return_counts=True)
         self._pairs.append(pairs)
         self._counts.append(counts)
+        if names:
+            for place in np.flatnonzero(leaked != CLEAN)[: MAX_NAMED - len(self._names)]:
+                self._names.setdefault((int(frames[place]), int(leaked[place])), names[place])
 
     def num_leaks(self) -> int:
         """How many rows leak."""
+        pairs, counts = self._leaks()
+        return int(counts.sum()) if len(pairs) else 0
+
+    def first_leak(self) -> str | None:
+        """The name of a row that leaks, of the first ones."""
+        pairs = set(map(tuple, self._leaks()[0].tolist()))
+        return next((name for pair, name in self._names.items() if pair in pairs), None)
+
+    def _leaks(self) -> tuple[np.ndarray, np.ndarray]:
+        """The pairs [U, 2] that are leaks, with their rows [U]."""
         if not self._pairs:
-            return 0
+            return np.zeros((0, 2), dtype=np.int64), np.zeros(0)
         pairs, places = np.unique(np.concatenate(self._pairs), axis=0, return_inverse=True)
         counts = np.bincount(places.reshape(-1), np.concatenate(self._counts))
         frames, num_kinds = np.unique(pairs[:, 0], return_counts=True)
         alone = num_kinds[np.searchsorted(frames, pairs[:, 0])] == 1
-        return int(counts[alone & (pairs[:, 1] != CLEAN)].sum())
+        leaks = alone & (pairs[:, 1] != CLEAN)
+        return pairs[leaks], counts[leaks]
 
 
 def stands_in(reference: str, text: str) -> bool:
@@ -148,6 +172,18 @@ def _frame(prompt: str, asked: list[str], references: list[str]) -> tuple[int, i
         if stands_in(reference, frame) and not any(stands_in(reference, text) for text in asked):
             return hash(frame), hash(reference) or 1
     return hash(frame), CLEAN
+
+
+def _agrees(turns: list[Any], theta_prompt: str, completion: str) -> bool:
+    """Whether a conversation ends with what theta was asked, then with what was drawn: trainers read nothing else."""
+    if len(turns) < 2 or not all(turns[-2:]):
+        return False
+    asked, drawn = (turn["content"] or "" for turn in turns[-2:])
+    roles = [turn.get("role", role) for turn, role in zip(turns[-2:], ("user", "assistant"), strict=True)]
+    if roles != ["user", "assistant"] or drawn != completion or not asked.strip():
+        return False
+    # An empty prompt is another defect.
+    return not theta_prompt.strip() or asked in theta_prompt or _squeezed(asked) in _squeezed(theta_prompt)
 
 
 def _carries(prompt: str, question: str, turn: Turn | None) -> bool:

@@ -66,6 +66,12 @@ def check_names() -> list[str]:
     return [check.name for check in checks(Limits(), kl_symmetric=True)]
 
 
+def prompt_checks(limits: Limits) -> list[Check]:
+    """What refuses a dataset whatever is drawn: it can be judged before anything is."""
+    rates = ("question_rate", "leak_rate", "reference_rate")
+    return [check for check in checks(limits, kl_symmetric=True) if check.name in rates and check.rule == "refuse"]
+
+
 def probe_checks(limits: Limits) -> list[Check]:
     """What a run must keep that is worth going on with; none where the limits let everything pass."""
     hopeless = []
@@ -85,6 +91,7 @@ def _prompts(limits: Limits) -> list[Check]:
         Check("num_duplicates", suite, "an (id, sample_idx) is there twice", "dataset", most=0),
         Check("theta_not_empty", suite, "theta's prompt is empty"),
         Check("teacher_not_empty", suite, "the teacher's prompt is empty"),
+        Check("messages_agree", suite, "messages do not end with the row's question and completion"),
         Check("theta_one_bos", suite, "theta's prompt begins with BOS twice"),
         Check("teacher_one_bos", suite, "the teacher's prompt begins with BOS twice"),
         Check(

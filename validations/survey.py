@@ -46,6 +46,10 @@ class Survey:
         figures = self._sums.figures(teacher_sees_reference=self._facts.teacher_sees_reference)
         return figures | {"fallback_rate_at_position": self._sketch.max_fallback_rate()}
 
+    def first_rows(self) -> dict[str, str]:
+        """The first row that each check of the whole dataset is about, after the pass."""
+        return self._sums.first_rows()
+
     def aggregates(self) -> Aggregates:
         """What a report draws, after the pass."""
         return Aggregates(
@@ -68,7 +72,9 @@ class Survey:
         keys = pd.util.hash_pandas_object(rows[["id", "sample_idx"]], index=False).to_numpy()
         self._sums.add_rows(rows, keys, texts)
         self._sums.add_tokens(tokens)
-        self._sums.add_prompts(prompts)
+        names = [f"row {str(row)[:64]}, sample {k}" for row, k in zip(rows["id"], rows["sample_idx"], strict=True)]
+        self._sums.add_prompts(prompts, names)
+        self._sums.add_flags(rows, names)
         self._sums.add_grades(list(grades.values()))
         self._sketch.add(tokens)
         for reason, ended in rows.groupby("finish_reason"):
@@ -129,6 +135,8 @@ def measure_rows(table: pa.Table, tokens: Tokens, prompts: PromptFigures, facts:
         rows["decodes"] = decoded | ~tokens.aligned
     if "theta_prompt" in table.column_names:
         rows["strays"] = completions.strays(completion, _column(table, "theta_prompt"))
+    if prompts.messages is not None:
+        rows["messages_agree"] = prompts.messages
     for name in ("theta_not_empty", "teacher_not_empty", "theta_one_bos", "teacher_one_bos"):
         if (values := getattr(prompts, name)) is not None:
             rows[name] = values

@@ -27,13 +27,14 @@ class CheckResult:
     outcome: Outcome
     value: float | int | str | bool | None = None  # the dataset's figure, or the first row's that broke it
     num_outside: int | None = None  # rows that broke it; None where the dataset was judged as a whole
-    why: str = ""  # of `not judged`
+    why: str = ""  # it was not judged; or the first row that a failed check of the whole dataset is about
 
     def line(self, num_rows: int | None) -> str:
         """`expectation(name): limit …, value …`, with the number of rows outside where rows were judged."""
         shown = f"{self.value:.6g}" if isinstance(self.value, float) else str(self.value)
         rows = "" if self.num_outside is None else f" in {self.num_outside} of {num_rows} rows"
-        return f"{self.expectation}({self.name}): limit {self.limit}, value {shown}{rows}: {self.meaning}"
+        first = f" (first: {self.why})" if self.why else ""
+        return f"{self.expectation}({self.name}): limit {self.limit}, value {shown}{rows}: {self.meaning}{first}"
 
 
 @dataclass(frozen=True, slots=True)

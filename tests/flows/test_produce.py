@@ -253,6 +253,15 @@ def test_a_published_dataset_is_not_made_again(reference: tuple[PipelineConfig, 
     assert (result.path / "manifest.json").stat().st_mtime_ns == before
 
 
+def test_a_published_dataset_is_held_against_the_limits_given_now(
+    reference: tuple[PipelineConfig, ProduceResult], refused: tuple[PipelineConfig, RefusedError]
+) -> None:
+    """An exit code of 0 would let a script train on what its own limits refuse."""
+    with pytest.raises(RefusedError, match=r"eos_rate.*was published by other limits, and stays as it is"):
+        run_produce(refused[0])
+    assert run_produce(reference[0]) == reference[1]
+
+
 def test_a_second_run_is_refused(reference: tuple[PipelineConfig, ProduceResult], tmp_path: Path) -> None:
     config = reference[0].model_copy(update={"publish": PublishConfig(root=str(tmp_path))})
     with folder_of(config).locked(), pytest.raises(OutputError, match=f"held by another run.*pid {os.getpid()}"):

@@ -14,7 +14,7 @@ from sampling.results import FALLBACK, FORCED, MIXED, DualOutput, FailedRow
 from tasks import probe as probe_module
 from tasks.engine_process import Progress
 from tasks.parts import PartWriter, read_parts
-from tasks.probe import Probe
+from tasks.probe import Probe, check_prompts
 from tasks.run_folder import RunFolder
 from tests.tasks.outputs import make_failure, make_output
 from tests.tasks.runs import make_config, make_row, make_run, sample
@@ -179,3 +179,22 @@ def test_the_made_up_rows_are_what_they_say() -> None:
     assert make_output(IDS[0]).diagnostics.mode.tolist() == [FORCED, *[MIXED] * 4]
     assert fallen(IDS[0]).diagnostics.mode.tolist() == [FORCED, *[FALLBACK] * 4]
     assert forced_alone(IDS[0]).diagnostics.mode.tolist() == [FORCED]
+
+
+def test_prompts_are_judged_before_anything_is_sampled(tmp_path: Path) -> None:
+    """A reference in theta's prompt, then a question that is in neither: refused with the first row's name."""
+    config = make_config(tmp_path)
+    folder, plan = make_run(config, [make_row(i) for i in range(10)])
+    check_prompts(folder, plan, config.validation)
+    leaky = [replace(make_row(i), theta_prompt=f"What is {i}? #### {i}") for i in range(10)]
+    other, plan = make_run(make_config(tmp_path / "b"), leaky)
+    with pytest.raises(
+        RefusedError, match=rf"leak_rate\): limit ≤ 0, value 1.*first: row {0:032x}\); nothing was sampled"
+    ):
+        check_prompts(other, plan, config.validation)
+    check_prompts(other, plan, Limits(severity={"leak_rate": "warn"}))
+    check_prompts(other, plan, Limits(leak_rate_max=1.0))
+    blind = [replace(make_row(i), theta_prompt="Say something.") for i in range(10)]
+    other, plan = make_run(make_config(tmp_path / "c"), blind)
+    with pytest.raises(RefusedError, match=r"question_rate\): limit ≥ 1, value 0"):
+        check_prompts(other, plan, config.validation)

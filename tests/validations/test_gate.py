@@ -65,12 +65,25 @@ def recounted(change: Change) -> Change:
 
 def said(text: str, reason: str = "eos") -> Change:
     """Another completion, spelt by its ids, numbers and all."""
-    return lambda row: row.update({**made_row(999, text=text, finish_reason=reason), **_identity(row)})  # type: ignore[arg-type]
+    return lambda row: row.update({**made_row(999, text=text, finish_reason=reason), **_identity(row, text)})  # type: ignore[arg-type]
 
 
-def _identity(row: Row) -> Row:
-    kept = ("id", "sample_idx", "theta_prompt", "teacher_prompt", "example", "messages")
-    return {name: row[name] for name in kept}
+def _identity(row: Row, text: str) -> Row:
+    kept = {name: row[name] for name in ("id", "sample_idx", "theta_prompt", "teacher_prompt", "example")}
+    return {**kept, "messages": [row["messages"][0], {"role": "assistant", "content": text}]}
+
+
+def exclaim(row: Row) -> None:
+    """A text that the ids do not spell, the conversation's too."""
+    row["completion"] += "!"
+    row["messages"][-1]["content"] += "!"
+
+
+def ask_otherwise(row: Row) -> None:
+    """Theta is asked another question, as the conversation says."""
+    for place in (row, row["messages"][0]):
+        name = "theta_prompt" if place is row else "content"
+        place[name] = place[name].replace("What is", "Whatever is")
 
 
 def fall_back(row: Row) -> None:
@@ -95,7 +108,7 @@ BREAKS: dict[str, tuple[Change, range, str]] = {
     "theta_one_bos": (lambda row: row.update(theta_prompt="<s>" + row["theta_prompt"]), range(2), "in 2 of 24"),
     "teacher_one_bos": (lambda row: row.update(teacher_prompt="<s>" + row["teacher_prompt"]), range(2), "in 2 of 24"),
     "question_rate": (
-        lambda row: row.update(theta_prompt=row["theta_prompt"].replace("What is", "Whatever is")),
+        ask_otherwise,
         range(3),
         "limit ≥ 1, value 0.875",
     ),
@@ -107,9 +120,10 @@ BREAKS: dict[str, tuple[Change, range, str]] = {
     "reference_rate": (
         lambda row: row.update(teacher_prompt=row["theta_prompt"]), range(12), "limit ≥ 1, value 0.5"
     ),
+    "messages_agree": (lambda row: row.update(messages=made_row(7)["messages"]), range(2), "in 2 of 24 rows"),
     "num_rows": (lambda row: None, range(0), "limit ≥ 1, value 0"),
     "finish_reason": (put(finish_reason="tired"), range(1), "eos or stop or length, value 'tired' (row 0000"),
-    "decodes": (lambda row: row.update(completion=row["completion"] + "!"), range(1), "value False (row 0000"),
+    "decodes": (exclaim, range(1), "value False (row 0000"),
     "ends_right": (put(finish_reason="stop"), range(1), "value False (row 0000"),
     "empty_rate": (said(""), range(1), "limit ≤ 0.01, value 0.0416667"),
     "eos_rate": (said("cut", "length"), range(13), "limit ≥ 0.5, value 0.458333"),
@@ -145,6 +159,7 @@ BREAKS: dict[str, tuple[Change, range, str]] = {
     "entropy_in_range": (recounted(put_token(3, entropy=9.0)), range(1), "in 1 of 24 rows"),
     "fallback_rate": (recounted(fall_back), range(16), "limit ≤ 0.5, value 0.6"),
 }  # fmt: skip
+NAMES_A_ROW = ("question_rate", "leak_rate", "reference_rate", "empty_rate", "loop_rate", "garbled_rate")
 WARNINGS: dict[str, tuple[Change, range, str]] = {
     "length_rate": (said("cut", "length"), range(9), "limit ≤ 0.3, value 0.375"),
     "duplicate_rate": (
@@ -214,6 +229,8 @@ def test_each_check_is_broken_alone(tmp_path: Path, name: str) -> None:
     assert f"({name}): limit " in refusal
     assert words in refusal
     assert failed(verdict)[name].meaning in refusal
+    if name in NAMES_A_ROW:
+        assert f"first: row {0:032x}, sample 0" in refusal
     json.dumps([verdict.figures, verdict.results], allow_nan=False)
 
 
@@ -265,6 +282,7 @@ def test_what_is_not_known_is_not_judged(tmp_path: Path) -> None:
     unjudged = {check.name: check.why for check in verdict.checks if check.outcome == "not judged"}
     assert unjudged["decodes"] == "nobody knows"
     assert set(unjudged) == {
+        "messages_agree",
         *("theta_not_empty", "teacher_not_empty", "theta_one_bos", "teacher_one_bos", "question_rate", "leak_rate"),
         *("reference_rate", "decodes", "ends_right", "correct_rate", "duplicate_rate", "stray_rate"),
         "fallback_rate_at_position",
@@ -275,7 +293,7 @@ def test_what_is_not_known_is_not_judged(tmp_path: Path) -> None:
 def test_nulls_are_refused_and_crash_nothing(tmp_path: Path) -> None:
     for name in made_row(0):
         verdict = verdict_on(tmp_path, changed(made_rows(NUM_ROWS), put(**{name: None}), 3))
-        harmless = ("messages", "num_theta_prompt_tokens", "num_teacher_prompt_tokens")
+        harmless = ("num_theta_prompt_tokens", "num_teacher_prompt_tokens")
         assert verdict.passed == (name in harmless), name
 
 
