@@ -127,7 +127,7 @@ def diagnostics(**changes: Any) -> TokenDiagnostics:
     values: dict[str, Any] = {
         "alpha": 0.5, "kl_theta": 0.25, "kl_teacher": 0.25, "kl_error": 0.0, "js": 0.1, "overlap_mass": 0.9,
         "overlap_count": 9, "support_size": 30, "entropy": 2.0, "ess_ratio": 1.0, "log_z": -0.25, "logprob_q": -1.75,
-        "logprob_theta": -3.0, "logprob_teacher": -1.0, "mode": 0, **changes,
+        "logprob_theta": -3.0, "logprob_teacher": -1.0, "q_error": 0.0, "js_error": 0.0, "mode": 0, **changes,
     }  # fmt: skip
     kinds = {"overlap_count": np.int32, "support_size": np.int32, "mode": np.uint8}
     return TokenDiagnostics(
