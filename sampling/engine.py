@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sampling.drawer import Drawer
-from sampling.row import Row, Settings
+from sampling.row import Settings
 from sampling.scheduler import Scheduler
 from sampling.stats import SamplingStats
 from sampling.vllm_engine import VllmEngine
@@ -36,18 +36,9 @@ class LockstepEngine:
         self.theta.close()
         self.teacher.close()
 
-    def add(self, row: Row) -> None:
-        """Queue a row. Raises RowError when it could never run."""
-        self.scheduler.check(row)
-        self.scheduler.waiting.append(row)
-
     def abort(self, settings: Settings) -> None:
         """Drop all rows of one call."""
-        scheduler = self.scheduler
-        kept = [row for row in scheduler.waiting if row.settings is not settings]
-        scheduler.waiting.clear()
-        scheduler.waiting.extend(kept)
-        self._release([key for key, row in scheduler.running.items() if row.settings is settings])
+        self._release(self.scheduler.withdraw(settings))
 
     @torch.inference_mode()
     def step(self) -> None:

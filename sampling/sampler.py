@@ -211,7 +211,7 @@ class DualSampler:
             if not theta_ids or not teacher_ids:
                 empty = "theta" if not theta_ids else "teacher"
                 raise EmptyPromptError(f"row {prompt.id}: the {empty} prompt holds no token; give it some text")
-            self._engine.add(row)
+            self._engine.scheduler.add(row)
         except RowError as error:
             self._engine.stats.num_failed += 1
             row.fail(error)

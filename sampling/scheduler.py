@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from sampling.errors import PromptTooLongError, RowCapacityError
-from sampling.row import Row
+from sampling.row import Row, Settings
 
 
 class Side(Protocol):
@@ -51,6 +51,18 @@ class Scheduler:
                     f"row {row.id}: {total} tokens take {side.num_blocks_for(total)} blocks of {name}'s KV cache,"
                     f" which has {side.num_blocks}; raise kv_cache_memory_bytes or lower max_tokens"
                 )
+
+    def add(self, row: Row) -> None:
+        """Queue a row. Raises PromptTooLongError or RowCapacityError when it could never run."""
+        self.check(row)
+        self.waiting.append(row)
+
+    def withdraw(self, settings: Settings) -> list[str]:
+        """Drop the waiting rows of one call; returns the request ids of those that run, for the engine to end."""
+        kept = [row for row in self.waiting if row.settings is not settings]
+        self.waiting.clear()
+        self.waiting.extend(kept)
+        return [request_id for request_id, row in self.running.items() if row.settings is settings]
 
     def admit(self) -> list[tuple[str, Row]]:
         """Move the rows that may start now from waiting to running; returns them with new request ids."""

@@ -50,12 +50,11 @@ def changed_limits(limits: Limits, changes: Sequence[str]) -> Limits:
             values["severity"] = {**values["severity"], check: value}
         else:
             values[name] = value
-    if isinstance(values["severity"], dict):  # YAML 1.1 reads `off` as False
-        values["severity"] = {name: "off" if rule is False else rule for name, rule in values["severity"].items()}
-        if unknown := [name for name in values["severity"] if name not in check_names()]:
-            raise ConfigurationError(
-                f"--set severity.{unknown[0]}: there is no such check; there are: {', '.join(check_names())}"
-            )
+    given = values["severity"] if isinstance(values["severity"], dict) else {}
+    if unknown := [name for name in given if name not in check_names()]:
+        raise ConfigurationError(
+            f"--set severity.{unknown[0]}: there is no such check; there are: {', '.join(check_names())}"
+        )
     try:
         return Limits.model_validate(values)
     except ValidationError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from validations import answers
+
 
 def after_hashes(solution: str) -> str | None:
     """What follows the last `####` (GSM8K), None without one."""
@@ -11,13 +13,5 @@ def after_hashes(solution: str) -> str | None:
 
 def last_boxed(solution: str) -> str | None:
     r"""What the last `\boxed{…}` (MATH) holds, inner braces kept; None without a closed one."""
-    start = max(solution.rfind("\\boxed{"), solution.rfind("\\fbox{"))
-    if start < 0:
-        return None
-    begin = solution.index("{", start) + 1
-    depth = 1
-    for end in range(begin, len(solution)):
-        depth += {"{": 1, "}": -1}.get(solution[end], 0)
-        if depth == 0:
-            return solution[begin:end].strip() or None
-    return None
+    found = answers.last_boxed(solution)
+    return solution[slice(*found)].strip() or None if found else None

@@ -37,7 +37,7 @@ def final_answer(completion: str) -> tuple[str, str | None]:
 
     That is its last `\\boxed{…}`, else what follows the last `####`, `answer is` or `answer:`, else its last line.
     """
-    if (boxed := _last_boxed(completion)) is not None:
+    if (boxed := last_boxed(completion)) is not None:
         begin, end = boxed
         return completion[begin:end], completion[completion.rfind("\n", 0, begin) + 1 :].partition("\n")[0]
     marks = list(MARKER.finditer(completion))
@@ -92,7 +92,7 @@ def _words(text: str) -> str:
     return text[1:] if text[:1] in ("(", "[") and text[2:3] in (")", "]") else text
 
 
-def _last_boxed(text: str) -> tuple[int, int] | None:
+def last_boxed(text: str) -> tuple[int, int] | None:
     """Where its content begins and ends; None without one, or where the end is cut off."""
     begin = max(text.rfind("\\boxed{"), text.rfind("\\fbox{"))
     if begin < 0:

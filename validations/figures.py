@@ -40,7 +40,7 @@ class FigureSums:
         self._add("num_rows", len(rows))
         self._add("num_ended", float(rows["finish_reason"].isin(ENDED).sum()))
         self._add("num_length", (rows["finish_reason"] == "length").sum())
-        for name in ("empty", "loops", "garbled", "strays"):
+        for name in FLAGS:
             if name in rows:
                 self._add(f"num_{name}", rows[name].sum())
         if rows["max_kl_error"].notna().any():

@@ -93,21 +93,11 @@ class HttpEngine:
         theta, teacher = self._clients
         return self._call(theta.tokenize(for_theta)), self._call(teacher.tokenize(for_teacher))
 
-    def add(self, row: Row) -> None:
-        """Queue a row. Raises RowError when it could never run."""
-        self.scheduler.check(row)
-        self.scheduler.waiting.append(row)
-
     def abort(self, settings: Settings) -> None:
         """Drop all rows of one call, with their requests."""
-        scheduler = self.scheduler
-        kept = [row for row in scheduler.waiting if row.settings is not settings]
-        scheduler.waiting.clear()
-        scheduler.waiting.extend(kept)
-        dropped = [key for key, row in scheduler.running.items() if row.settings is settings]
-        if dropped:
+        if dropped := self.scheduler.withdraw(settings):
             self._call(self._cancel(dropped))
-            scheduler.release(dropped)
+            self.scheduler.release(dropped)
 
     @torch.inference_mode()
     def step(self) -> None:
