@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import flows.environment  # noqa: F401  isort: skip  (before Prefect, Great Expectations)
 
-from typing import Annotated, Any
+import sys
+from typing import Any
 
 from prefect import flow
-from pydantic import Field
 
 from flows.report import write_html
 from tasks.dataset import Dataset, open_dataset
@@ -19,11 +19,17 @@ Judged = tuple[Dataset, Verdict]
 
 @flow(name="compare-datasets")
 def compare_datasets(
-    one: Annotated[str, Field(description="A dataset's folder, or one Parquet file of this schema.")],
-    other: Annotated[str, Field(description="Another one.")],
-    output: Annotated[str | None, Field(description="A page to write; none: the table alone.")] = None,
+    one: str,
+    other: str,
+    output: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Judge two datasets, show their figures side by side; returns the rows of that table."""
+    """Judge two datasets, show their figures side by side; returns the rows of that table.
+
+    Args:
+        one: A dataset's folder, or one Parquet file of this schema.
+        other: Another one.
+        output: A page to write; none: the table alone.
+    """
     from prefect.artifacts import create_table_artifact
 
     judged = judge_both(one, other)
@@ -83,3 +89,9 @@ def print_comparison(judged: tuple[Judged, Judged]) -> None:
 
 def _shown(value: float | None) -> str:
     return "–" if value is None else f"{value:.6g}"
+
+
+if __name__ == "__main__":  # python flows/compare.py …: the command `dual-sampling compare`
+    from flows.cli import main
+
+    sys.exit(main(["compare", *sys.argv[1:]]))

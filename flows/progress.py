@@ -1,32 +1,88 @@
-"""How far a run is, in the terminal or in its log."""
+"""How far a run is: in the terminal, in its log, on Prefect's pages."""
 
 from __future__ import annotations
 
 import sys
 import time
+from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
+import pyarrow.parquet as pq
+from prefect.context import TaskRunContext
+from prefect.logging import get_run_logger
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
+from flows.artifacts import ProgressArtifacts, key_of
 from tasks.engine_process import Progress
+from tasks.run_folder import RunFolder
 
 LINE_EVERY_S = 10.0  # where nobody watches: a line in a log
+
+
+@dataclass(slots=True)
+class Tally:
+    """Completions done of so many, how fast, how many of them quarantined."""
+
+    num_completions: int
+    num_failed: int = 0
+    num_done: int = 0
+    # Of this run's attempts alone; what an earlier run did says nothing of the speed of this one.
+    num_new: int = 0
+    num_tokens: int = 0
+    sampling_s: float = 0.0
+
+    def add(self, before: Progress | None, now: Progress) -> None:
+        """Take the figures of a shard, in the place of what was taken of it before."""
+        self.num_done += now.num_done - (before.num_done if before else 0)
+        self.num_failed += now.num_failed - (before.num_failed if before else 0)
+        if before is not None and now.sampling_s > before.sampling_s:  # else: what an attempt found done
+            self.num_new += now.num_done - before.num_done
+            self.num_tokens += now.num_tokens - before.num_tokens
+            self.sampling_s += now.sampling_s - before.sampling_s
+
+    @property
+    def num_left(self) -> int:
+        """Completions that need sampling."""
+        return self.num_completions - self.num_done
+
+    @property
+    def percent(self) -> float:
+        """0 to 100."""
+        return 100.0 * self.num_done / self.num_completions
+
+    def counted(self) -> str:
+        """`62 of 100`."""
+        return f"{self.num_done} of {self.num_completions}"
+
+    def status(self) -> str:
+        """Speed, time left, quarantined: `830 tok/s, 0:01:20 left, 2 quarantined`."""
+        parts = []
+        if self.sampling_s:
+            parts.append(f"{self.num_tokens / self.sampling_s:.0f} tok/s")
+        elif self.num_left:
+            parts.append("loading the engine")
+        if self.num_new and self.num_left:
+            parts.append(f"{timedelta(seconds=round(self.num_left * self.sampling_s / self.num_new))} left")
+        if self.num_failed:
+            parts.append(f"{self.num_failed} quarantined")
+        return ", ".join(parts)
+
+    def __str__(self) -> str:
+        return ", ".join(filter(None, (self.counted(), self.status())))
 
 
 class RunProgress:
     """Completions done, quarantined, tokens a second, time left; over all shards of a run."""
 
-    def __init__(self, num_completions: int, num_quarantined: int) -> None:
-        self._num_completions = num_completions
-        self._num_planned_out = num_quarantined
+    def __init__(self, num_completions: int, num_quarantined: int, pages: ShardPages | None = None) -> None:
+        self._all = Tally(num_completions, num_quarantined)
         self._shards: dict[int, Progress] = {}
-        # Of this run's attempts alone; what an earlier run did says nothing of the speed of this one.
-        self._num_new, self._num_tokens, self._sampling_s = 0, 0, 0.0
+        self._pages = pages
         self._printed: float | None = None
         self._bar: RichProgress | None = None
 
@@ -34,8 +90,10 @@ class RunProgress:
         if sys.stderr.isatty():
             columns = (TextColumn("sampling"), BarColumn(), MofNCompleteColumn(), _Status(self))
             self._bar = RichProgress(*columns, console=Console(stderr=True))
-            self._bar.add_task("sampling", total=self._num_completions)
+            self._bar.add_task("sampling", total=self._all.num_completions)
             self._bar.start()
+        if self._pages is not None:
+            self._pages.show(self._all)
         return self
 
     def __exit__(
@@ -45,15 +103,17 @@ class RunProgress:
             self._bar.stop()
         elif self._shards:
             self._print()
+        if self._pages is not None:
+            self._pages.close()
 
     def __call__(self, shard: int, now: Progress) -> None:
         """Take the figures of a shard so far."""
         before = self._shards.get(shard)
         self._shards[shard] = now
-        if before is not None and now.sampling_s > before.sampling_s:  # else: what an attempt found done
-            self._num_new += now.num_done - before.num_done
-            self._num_tokens += now.num_tokens - before.num_tokens
-            self._sampling_s += now.sampling_s - before.sampling_s
+        self._all.add(before, now)
+        if self._pages is not None:
+            self._pages.show_shard(shard, before, now)
+            self._pages.show(self._all)
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=self.num_done)
         elif self._printed is None or time.monotonic() - self._printed >= LINE_EVERY_S:
@@ -62,27 +122,15 @@ class RunProgress:
     @property
     def num_done(self) -> int:
         """Completions that need no more sampling."""
-        return sum(shard.num_done for shard in self._shards.values())
+        return self._all.num_done
 
     def status(self) -> str:
         """Speed, time left, quarantined: `830 tok/s, 0:01:20 left, 2 quarantined`."""
-        num_left = self._num_completions - self.num_done
-        parts = []
-        if self._sampling_s:
-            parts.append(f"{self._num_tokens / self._sampling_s:.0f} tok/s")
-        elif num_left:
-            parts.append("loading the engine")
-        if self._num_new and num_left:
-            parts.append(f"{timedelta(seconds=round(num_left * self._sampling_s / self._num_new))} left")
-        num_failed = self._num_planned_out + sum(shard.num_failed for shard in self._shards.values())
-        if num_failed:
-            parts.append(f"{num_failed} quarantined")
-        return ", ".join(parts)
+        return self._all.status()
 
     def _print(self) -> None:
         self._printed = time.monotonic()
-        status = f"sampled {self.num_done} of {self._num_completions}"
-        print(", ".join(filter(None, (status, self.status()))), file=sys.stderr, flush=True)
+        print(f"sampled {self._all}", file=sys.stderr, flush=True)
 
 
 class _Status(ProgressColumn):
@@ -94,3 +142,47 @@ class _Status(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         return Text(self._progress.status())
+
+
+class ShardPages:
+    """Prefect's progress artifacts of the current flow run: one of the whole, one of each shard that samples."""
+
+    def __init__(self, folder: RunFolder, num_samples: int) -> None:
+        self._folder = folder
+        self._num_samples = num_samples
+        self._title = f"{folder.name} {folder.version}"
+        self._shards: dict[int, Tally] = {}  # those that sample
+        self._pages = ProgressArtifacts()
+
+    def show(self, whole: Tally) -> None:
+        """Show the whole run."""
+        self._pages.put(key_of(f"{self._title} progress"), whole.percent, f"{self._title}: {whole}")
+
+    def show_shard(self, index: int, before: Progress | None, now: Progress) -> None:
+        """Show a shard, and log its first word and its last; one that is found done needs neither."""
+        log = get_run_logger(run_id=self._folder.run_id[:12], shard=index)
+        shard = self._shards.get(index)
+        if shard is None:
+            num_rows = pq.read_metadata(self._folder.shard(index).rows).num_rows
+            shard = Tally(num_rows * self._num_samples)
+            shard.add(None, now)
+            if shard.num_left <= 0:
+                return
+            self._shards[index] = shard
+            log.info("shard %05d begins: %s", index, shard.counted())
+        else:
+            shard.add(before, now)
+            if shard.num_left <= 0:
+                del self._shards[index]
+                log.info("shard %05d is sampled: %s", index, shard)
+        task = TaskRunContext.get()
+        self._pages.put(
+            key_of(f"{self._title} shard {index:05d}"),
+            shard.percent,
+            f"shard {index:05d}: {shard}",
+            task_run_id=task.task_run.id if task else None,
+        )
+
+    def close(self) -> None:
+        """Send what is not sent."""
+        self._pages.close()

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import flows.environment  # noqa: F401  isort: skip  (before Prefect, Great Expectations)
 
+import sys
 from pathlib import Path
-from typing import Annotated
 
 from prefect import flow
-from pydantic import Field
 
 from sampling.errors import OutputError
 from tasks.dataset import open_dataset
@@ -19,10 +18,15 @@ from validations.verdict import Verdict
 
 @flow(name="report-dataset")
 def report_dataset(
-    dataset: Annotated[str, Field(description="A dataset's folder, or one Parquet file of this schema.")],
-    output: Annotated[str, Field(description="The page to write.")] = "report.html",
+    dataset: str,
+    output: str = "report.html",
 ) -> str:
-    """Write report.html of a dataset; returns its path."""
+    """Write report.html of a dataset; returns its path.
+
+    Args:
+        dataset: A dataset's folder, or one Parquet file of this schema.
+        output: The page to write.
+    """
     from flows.artifacts import show_quality
 
     path, verdict, title = write_page(dataset, output)
@@ -53,3 +57,9 @@ def write_html(output: str, page: str) -> Path:
     except OSError as error:
         raise OutputError(f"{path}: {error.strerror}; give a file that can be written with -o") from error
     return path
+
+
+if __name__ == "__main__":  # python flows/report.py …: the command `dual-sampling report`
+    from flows.cli import main
+
+    sys.exit(main(["report", *sys.argv[1:]]))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import flows.environment  # noqa: F401  isort: skip  (before Prefect, Great Expectations)
 
+import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from prefect import flow
-from pydantic import Field
 
 from sampling.errors import RefusedError
 from tasks.dataset import Dataset, open_dataset
@@ -21,10 +21,15 @@ if TYPE_CHECKING:
 
 @flow(name="validate-dataset")
 def validate_dataset(
-    dataset: Annotated[str, Field(description="A dataset's folder, or one Parquet file of this schema.")],
-    changes: Annotated[tuple[str, ...], Field(description="Other limits, as name=value.")] = (),
+    dataset: str,
+    changes: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """Judge a dataset again; the run fails where the gate refuses it. Returns the figures."""
+    """Judge a dataset again; the run fails where the gate refuses it. Returns the figures.
+
+    Args:
+        dataset: A dataset's folder, or one Parquet file of this schema.
+        changes: Other limits, as name=value.
+    """
     from flows.artifacts import show_quality
 
     opened, verdict = judge_dataset(dataset, changes)
@@ -63,3 +68,9 @@ def print_verdict(dataset: Dataset, verdict: Verdict) -> None:
             unjudged.setdefault(check.why, []).append(check.name)
     for why, names in unjudged.items():
         print(f"not judged: {', '.join(names)} ({escape(why)})")
+
+
+if __name__ == "__main__":  # python flows/validate.py …: the command `dual-sampling validate`
+    from flows.cli import main
+
+    sys.exit(main(["validate", *sys.argv[1:]]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -87,6 +87,8 @@ class SamplingConfig(Frozen):
 class ModelConfig(Frozen):
     """Which model is loaded, from where, in which precision."""
 
+    has_weights: ClassVar[bool] = True
+
     model: str = Field(description="A local folder or a Hub id.")
     revision: str | None = Field(None, description="Branch, tag or commit of a Hub model.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
@@ -108,6 +110,15 @@ class ModelConfig(Frozen):
     def urls(self) -> tuple[str, ...]:
         """Where it is served; none when it is loaded here."""
         return (self.url,) if isinstance(self.url, str) else (self.url or ())
+
+
+class DummyModel(ModelConfig):
+    """A model's shapes: its config.json with random weights, numbers for tokens. For benchmarks; nothing to configure.
+
+    A class, not a key of ModelConfig: no pipeline can be told to make a dataset of it.
+    """
+
+    has_weights: ClassVar[bool] = False
 
 
 class EngineConfig(Frozen):

@@ -22,6 +22,7 @@ DualSamplingError
 │   ├── LockstepError           the two engines scheduled different rows
 │   ├── EngineDiedError         the engine's process ended before its work did
 │   └── ServerError             a server is gone, or answers what no vLLM answers
+├── PublishError                the Hub does not answer, or does not hold what it was sent
 └── RefusedError                the gate refused to publish a dataset (exit code 3)
 """
 
@@ -110,6 +111,10 @@ class EngineDiedError(EngineError):
 
 class ServerError(EngineError):
     """A model's servers are gone, or answer what no vLLM answers."""
+
+
+class PublishError(DualSamplingError):
+    """The Hub does not answer, or does not hold what it was sent; the same command goes on where it ended."""
 
 
 class RefusedError(DualSamplingError):

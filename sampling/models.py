@@ -30,8 +30,8 @@ def _snapshot(model: ModelConfig) -> Path:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        # The weights of a served model are elsewhere.
-        needed = [pattern for pattern in NEEDED if not model.urls or pattern != WEIGHTS]
+        # The weights of a served model are elsewhere, a DummyModel needs none.
+        needed = [pattern for pattern in NEEDED if pattern != WEIGHTS or (model.has_weights and not model.urls)]
         return Path(snapshot_download(model.model, revision=model.revision, allow_patterns=needed))
     except HFValidationError as error:
         raise ModelError(f"no model folder {model.model!r}: give an existing folder or a Hub id org/name") from error
@@ -70,7 +70,14 @@ def eos_ids(model: ModelConfig) -> frozenset[int]:
 
 
 def weights_bytes(model: ModelConfig) -> int:
-    """Size of the model's safetensors files."""
+    """Size of the model's safetensors files; of what they would hold for a DummyModel."""
+    if not model.has_weights:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        with torch.device("meta"):
+            shapes = AutoModelForCausalLM.from_config(load_config(model))
+        return sum(parameter.numel() * parameter.element_size() for parameter in shapes.parameters())
     return sum(file.stat().st_size for file in model_folder(model).glob("*.safetensors"))
 
 

@@ -42,6 +42,30 @@ def device_type() -> str:
     return str(current_platform.device_type)
 
 
+def llm_options(model: ModelConfig, engine: EngineConfig, max_model_len: int, kv_cache_bytes: int) -> dict[str, Any]:
+    """What vLLM's LLM is given for a model, one that is measured alone too (flows/bench). Raises ModelError."""
+    on_cpu = device_type() == "cpu"
+    return {
+        "model": str(model_folder(model)),
+        "skip_tokenizer_init": True,
+        "load_format": "safetensors" if model.has_weights else "dummy",
+        "dtype": "float32" if model.dtype == "auto" and on_cpu else model.dtype,
+        "quantization": model.quantization,
+        "trust_remote_code": model.trust_remote_code,
+        "max_model_len": max_model_len,
+        "max_num_seqs": engine.max_num_seqs,
+        # whole prompts alone are admitted, so the budget must hold the longest; vLLM wants a token a row
+        "max_num_batched_tokens": max(engine.max_num_batched_tokens, max_model_len, engine.max_num_seqs),
+        "kv_cache_memory_bytes": kv_cache_bytes,
+        # at start-up vLLM wants this share to be free, which beside the other engine it is not; the plan decided the
+        # cache's size above
+        "gpu_memory_utilization": 0.01,
+        "enable_prefix_caching": engine.enable_prefix_caching,
+        "enforce_eager": on_cpu,
+        "disable_log_stats": True,
+    }
+
+
 class VllmEngine:
     """A model loaded by vLLM that stops at its logits and takes the tokens it is given.
 
@@ -52,29 +76,8 @@ class VllmEngine:
     def __init__(self, model: ModelConfig, engine: EngineConfig, max_model_len: int, kv_cache_bytes: int) -> None:
         from vllm import LLM
 
-        on_cpu = device_type() == "cpu"
-        dtype = "float32" if model.dtype == "auto" and on_cpu else model.dtype
         try:
-            llm = LLM(
-                model=str(model_folder(model)),
-                skip_tokenizer_init=True,
-                load_format="safetensors",
-                dtype=dtype,
-                quantization=model.quantization,
-                trust_remote_code=model.trust_remote_code,
-                max_model_len=max_model_len,
-                max_num_seqs=engine.max_num_seqs,
-                # whole prompts alone are admitted, so the budget must hold the longest; vLLM wants a token a row
-                max_num_batched_tokens=max(engine.max_num_batched_tokens, max_model_len, engine.max_num_seqs),
-                kv_cache_memory_bytes=kv_cache_bytes,
-                # at start-up vLLM wants this share to be free, which beside the other engine it is not; the
-                # plan decided the cache's size above
-                gpu_memory_utilization=0.01,
-                enable_prefix_caching=engine.enable_prefix_caching,
-                enforce_eager=on_cpu,
-                async_scheduling=False,
-                disable_log_stats=True,
-            )
+            llm = LLM(**llm_options(model, engine, max_model_len, kv_cache_bytes), async_scheduling=False)
         except DualSamplingError:
             raise
         except Exception as error:  # vLLM raises whatever its parts raise

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from tokenizers import Tokenizer, models
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from sampling.config import ModelConfig
 from sampling.errors import ModelError, VocabularyMismatchError
-from sampling.models import first_line, model_folder
+from sampling.models import first_line, load_config, model_folder
 
 SHOWN = 3  # differing ids that a message names
 
 
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
-    """The model's tokenizer. Raises ModelError when the folder holds none that can be read."""
+    """The model's tokenizer, numbers for a DummyModel. Raises ModelError when the folder holds none to be read."""
+    if not model.has_weights:
+        vocabulary = {str(token_id): token_id for token_id in range(load_config(model).vocab_size)}
+        return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token="0")))
     folder = model_folder(model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=model.trust_remote_code)

@@ -16,7 +16,7 @@ from tasks.staging import Staged
 SHOWN_CHARACTERS = 600  # of a text in the example
 LOAD = """from datasets import load_dataset
 
-rows = load_dataset("path/of/this/folder", split="train")
+rows = load_dataset({source}, split="train")
 rows[0]["messages"]
 """
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -47,7 +47,14 @@ def _config_name(staged: Staged) -> str:
     return f"data-{digest.hexdigest()[:12]}"
 
 
-def card(config: PipelineConfig, plan: Plan, staged: Staged, figures: dict[str, Any], example: dict[str, str]) -> str:
+def card(
+    config: PipelineConfig,
+    version: str,
+    plan: Plan,
+    staged: Staged,
+    figures: dict[str, Any],
+    example: dict[str, str],
+) -> str:
     """The README.md of a dataset. `example` holds the prompts and the completion of one row."""
     header = {
         "pretty_name": config.name,
@@ -74,7 +81,7 @@ def card(config: PipelineConfig, plan: Plan, staged: Staged, figures: dict[str, 
                 f" `{config.models.theta.model}` (theta) and the teacher `{config.models.teacher.model}`, each with a"
                 " prompt of its own. Made with Dual Sampling.",
                 "## Load",
-                _fenced("python", LOAD),
+                _fenced("python", LOAD.format(source=_source(config, version))),
                 "## Figures",
                 _table(["figure", "value"], [[name, _number(value)] for name, value in figures.items()]),
                 *_quarantine(staged),
@@ -89,6 +96,12 @@ def card(config: PipelineConfig, plan: Plan, staged: Staged, figures: dict[str, 
         )
         + "\n"
     )
+
+
+def _source(config: PipelineConfig, version: str) -> str:
+    if config.publish.hub is None:
+        return '"path/of/this/folder"'
+    return f'"{config.publish.hub}", revision="{version}"'
 
 
 def _quarantine(staged: Staged) -> list[str]:

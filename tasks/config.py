@@ -79,6 +79,13 @@ class ShardsConfig(Frozen):
     retry_delay_s: float = Field(1.0, ge=0.0, description="First pause before a retry; doubles each time.")
 
 
+class MetricsConfig(Frozen):
+    """Where a Prometheus finds the engine's figures."""
+
+    port: int | None = Field(None, ge=1, le=65535, description="Serve them over HTTP; default: not at all.")
+    address: str = Field("127.0.0.1", description="Which of the machine's addresses; 0.0.0.0 is all of them.")
+
+
 class PublishConfig(Frozen):
     """Where the dataset goes."""
 
@@ -86,6 +93,10 @@ class PublishConfig(Frozen):
     version: str | None = Field(
         None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Default: the run's identity, 12 hex digits."
     )
+    hub: str | None = Field(
+        None, pattern=r"^[^/\s]+/[^/\s]+$", description="Dataset on the Hugging Face Hub, org/name, that gets a copy."
+    )
+    hub_private: bool = Field(True, description="Whether it must be private; it is made so where there is none.")
 
 
 class PipelineConfig(Frozen):
@@ -100,6 +111,7 @@ class PipelineConfig(Frozen):
     engine: EngineConfig = EngineConfig()
     http: HttpConfig = HttpConfig()
     shards: ShardsConfig = ShardsConfig()
+    metrics: MetricsConfig = MetricsConfig()
     validation: Limits = Limits()
     publish: PublishConfig = PublishConfig()
 

@@ -29,6 +29,7 @@ from sampling.http.config import HttpConfig
 from sampling.prompts import DualPrompt
 from sampling.results import FailedRow
 from tasks.durable import DISK_FULL
+from tasks.metrics import Metrics
 from tasks.parts import PartWriter, Totals
 
 LOCK_TIMEOUT_S = 60.0  # an engine whose run is dead ends within a second
@@ -49,6 +50,7 @@ class EngineChild:
         self._send_lock = threading.Lock()  # the part writer reports progress from its own thread
         self._requests: queue.SimpleQueue[tuple[str, dict[str, Any]]] = queue.SimpleQueue()
         self._writer: PartWriter | None = None
+        self._metrics: Metrics | None = None
 
     def serve(self) -> None:
         """Load, then answer requests until the run says stop or ends. Any error ends the process."""
@@ -68,6 +70,11 @@ class EngineChild:
                 http=HttpConfig(**settings["http"]),
             )
             parameters = SamplingConfig(**settings["sampling"])
+            served = settings["metrics"]
+            if served["port"] is not None:
+                self._metrics = Metrics(
+                    served["port"], settings["run"], settings["engine"]["max_num_seqs"], served["address"]
+                )
             while True:
                 _, shard = self._requests.get()
                 self._sample(sampler, parameters, shard)
@@ -95,7 +102,10 @@ class EngineChild:
         num_done = num_failed = 0
 
         def report() -> None:
-            totals = _since(before, sampler.stats.as_dict())
+            now = sampler.stats.as_dict()
+            if self._metrics is not None:
+                self._metrics.update(now)
+            totals = _since(before, now)
             figures = {"num_tokens": int(totals["num_tokens"]), "sampling_s": totals["total_s"]}
             self._send("progress", {"num_done": num_done, "num_failed": num_failed, **figures})
 

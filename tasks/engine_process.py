@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -37,7 +37,8 @@ class Progress:
 class EngineProcess:
     """Starts the child when the first shard needs it, and again after it died."""
 
-    def __init__(self, config: PipelineConfig, folder: RunFolder) -> None:
+    def __init__(self, config: PipelineConfig, folder: RunFolder, environment: Mapping[str, str] | None = None) -> None:
+        """`environment` holds variables that the child alone gets, such as keys."""
         self._settings = {
             "teacher": config.models.teacher.model_dump(mode="json"),
             "theta": config.models.theta.model_dump(mode="json"),
@@ -45,8 +46,11 @@ class EngineProcess:
             "engine": config.engine.model_dump(mode="json"),
             "http": config.http.model_dump(mode="json"),
             "sampling": config.sampling.model_dump(mode="json"),
+            "metrics": config.metrics.model_dump(mode="json"),
+            "run": folder.run_id[:12],
             "lock": str(folder.engine_lock),
         }
+        self._environment = environment or {}
         self._log = folder.engine_log
         self._log_start = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -108,6 +112,7 @@ class EngineProcess:
         command = f"from tasks.engine_child import main; main({theirs.fileno()})"
         environment = {
             **os.environ,
+            **self._environment,
             "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path),
             "PYTHONFAULTHANDLER": "1",
         }

@@ -22,6 +22,8 @@ WEIGHT_SUFFIXES = {".safetensors"}
 # Of a weights file: its size, with 64 blocks. A 15 GB model takes 0.1 s, and other weights differ in every block.
 NUM_BLOCKS, BLOCK_BYTES = 64, 64 * 1024
 
+ASKED_OF_SERVERS = {"top_k", "max_tail_mass", "name_ids"}
+
 Identity = dict[str, Any]
 
 
@@ -47,7 +49,7 @@ def identity_of(config: PipelineConfig, report: SourceReport) -> Identity:
         "mixture": config.mixture.model_dump(mode="json", exclude={"preset_name"}),
         "sampling": config.sampling.model_dump(mode="json"),
         # Which ids a server is asked for bounds what can be drawn.
-        **({"http": config.http.model_dump(include={"top_k", "max_tail_mass"})} if config.models.theta.urls else {}),
+        **({"http": config.http.model_dump(include=ASKED_OF_SERVERS)} if config.models.theta.urls else {}),
     }
 
 

@@ -171,7 +171,7 @@ def write_documents(folder: RunFolder, run: Run, staged: Staged, verdict: Verdic
     }
     write_report(folder.staged, f"{folder.name} {folder.version}", verdict, manifest)
     example = _example(folder.staged / staged.files[0].path)
-    text = card(run.config, run.plan, staged, verdict.figures, example)
+    text = card(run.config, folder.version, run.plan, staged, verdict.figures, example)
     write_bytes(folder.staged / "README.md", text.encode())
     write_json(folder.staged / "manifest.json", manifest)
     return manifest

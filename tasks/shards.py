@@ -77,7 +77,12 @@ def _may_help(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     return isinstance(state.data, EngineError) and not isinstance(state.data, UnsupportedVllmError)
 
 
-@task(name="sample-shard", cache_policy=NO_CACHE, retry_condition_fn=_may_help)
+@task(
+    name="sample-shard",
+    task_run_name="sample-shard-{index:05d}",
+    cache_policy=NO_CACHE,
+    retry_condition_fn=_may_help,
+)
 def sample_shard(
     folder: RunFolder,
     index: int,

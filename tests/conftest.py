@@ -7,8 +7,12 @@ import flows.environment  # noqa: F401  isort: skip  (before torch, vLLM, Prefec
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.sampling.http.servers import Server
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -19,6 +23,24 @@ def tiny_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     from tests.tiny import make_pair
 
     return make_pair(tmp_path_factory.mktemp("tiny"), noise=0.5)
+
+
+@pytest.fixture(scope="session")
+def servers(tiny_pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Server]]:
+    """The teacher's real vLLM server with theta's, started side by side, for all tests: it takes 20 s and more."""
+    from tests.sampling.http.servers import start
+
+    logs = tmp_path_factory.mktemp("servers")
+    started = [
+        start(folder, name, logs / f"{name}.log") for name, folder in zip(("teacher", "theta"), tiny_pair, strict=True)
+    ]
+    try:
+        for server in started:
+            server.wait()
+        yield started[0], started[1]
+    finally:
+        for server in started:
+            server.kill()
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,8 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from itertools import islice
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -29,7 +31,7 @@ from sampling.errors import (
     ServerRefusedError,
 )
 from sampling.http.config import HttpConfig
-from sampling.http.facts import MAX_NAMED_IDS, ServerFacts, completion, discover
+from sampling.http.facts import NUM_NAMED_IDS, ServerFacts, completion, discover
 from sampling.http.refusals import TryError
 from sampling.http.replicas import Replica, Replicas
 from sampling.http.replies import NextToken, ReplyError, pick, read_logprobs, top_of
@@ -135,8 +137,9 @@ class ModelClient:
     ) -> NextToken:
         """The `top_k` likeliest next tokens (-1: all, 0: none) with the `named_ids` that are not among them.
 
-        One request gives the top-k, a further one each 128 named ids that it lacks. Requests of one `row` stay on
-        one replica where they can, whose prefix cache holds it. Raises EmptyPromptError, PromptTooLongError and
+        One request gives the top-k, a further one each 64 named ids that it lacks. A named id 0 is left out where the
+        server gives it −inf, which may be another request's doing. Requests of one `row` stay on one replica where they
+        can, whose prefix cache holds it. Raises EmptyPromptError, PromptTooLongError and
         NonFiniteLogitsError (matters of the row), ServerRefusedError when the server cannot give as much as asked
         for, ServerError when no replica answers.
         """
@@ -165,20 +168,22 @@ class ModelClient:
                 f"{self.name}'s server (vLLM {facts.version}) gives no logprobs of named ids; "
                 "serve it with a vLLM that has logprob_token_ids"
             )
-        for start in range(0, len(missing), MAX_NAMED_IDS):
-            chunk = missing[start : start + MAX_NAMED_IDS]
-            named = await self._named(prompt, chunk, row)
+        for start in range(0, len(missing), NUM_NAMED_IDS):
+            ids, logprobs = await self._named(prompt, missing[start : start + NUM_NAMED_IDS], row)
             token = NextToken(
-                np.concatenate([token.ids, np.array(chunk, np.int64)]),
-                np.concatenate([token.logprobs, named]),
-                token.num_top,
+                np.concatenate([token.ids, ids]), np.concatenate([token.logprobs, logprobs]), token.num_top
             )
         return token
 
-    async def _named(self, prompt: list[int], named_ids: list[int], row: int | None) -> np.ndarray:
-        """Logprobs [len(named_ids)] float64 of at most MAX_NAMED_IDS ids."""
-        wanted = {"logprobs": 1, "logprob_token_ids": named_ids}  # they take the place of the top-k
-        return await self._complete(prompt, wanted, lambda ids, logprobs: pick(ids, logprobs, named_ids), row)
+    async def _named(self, prompt: list[int], named_ids: list[int], row: int | None) -> tuple[Any, Any]:
+        """At most NUM_NAMED_IDS ids [N] int64 with their logprobs [N] float64."""
+        others = (token_id for token_id in range(self.facts.vocab_size) if token_id not in named_ids)
+        filled = [*named_ids, *islice(others, NUM_NAMED_IDS - len(named_ids))]
+        wanted = {"logprobs": 1, "logprob_token_ids": filled}  # they take the place of the top-k
+        logprobs = await self._complete(prompt, wanted, lambda ids, logprobs: pick(ids, logprobs, named_ids), row)
+        ids = np.array(named_ids, np.int64)
+        is_said = (ids != 0) | ~np.isneginf(logprobs)
+        return ids[is_said], logprobs[is_said]
 
     async def _complete(
         self,
@@ -192,14 +197,21 @@ class ModelClient:
         def checked(reply: Any) -> T:
             return read(*read_logprobs(reply, self.facts.vocab_size, len(prompt)))
 
-        return await self._ask("/v1/completions", body, checked, row)
+        return await self._ask("/v1/completions", body, checked, row, names_ids="logprob_token_ids" in wanted)
 
     async def tokenize(self, text: str) -> list[int]:
         """Token ids of `text` by the server's tokenizer, without special tokens."""
         body = {"model": self.facts.model, "prompt": text, "add_special_tokens": False}
         return await self._ask("/tokenize", body, _tokens)
 
-    async def _ask(self, path: str, body: Mapping[str, Any], read: Callable[[Any], T], row: int | None = None) -> T:
+    async def _ask(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        read: Callable[[Any], T],
+        row: int | None = None,
+        names_ids: bool | None = None,  # None: it does not reach the model
+    ) -> T:
         """What `read` makes of the reply, with retries on any replica; `read` raises ReplyError for a bad one."""
         content = json.dumps(body).encode()
         tried: set[Replica] = set()
@@ -207,19 +219,21 @@ class ModelClient:
         async def once() -> T:
             replica = await self._replicas.take(row, tried)
             tried.add(replica)
-            started_at = time.monotonic()
-            try:
-                answer = read(await self._wire.send(replica, "POST", path, content))
-            except ReplyError as error:
-                failure = TryError(str(error))
-                self._replicas.failed(replica, failure, started_at)
-                raise failure from error
-            except TryError as error:
-                self._replicas.failed(replica, error, started_at)
-                raise
-            except RowError:
-                self._replicas.succeeded(replica)
-                raise
+            turn = nullcontext() if names_ids is None else replica.turns.of(names_ids)
+            async with turn:
+                started_at = time.monotonic()
+                try:
+                    answer = read(await self._wire.send(replica, "POST", path, content))
+                except ReplyError as error:
+                    failure = TryError(str(error))
+                    self._replicas.failed(replica, failure, started_at)
+                    raise failure from error
+                except TryError as error:
+                    self._replicas.failed(replica, error, started_at)
+                    raise
+                except RowError:
+                    self._replicas.succeeded(replica)
+                    raise
             self._replicas.succeeded(replica)
             return answer
 

@@ -14,6 +14,11 @@ class HttpConfig(Frozen):
     max_tail_mass: float = Field(
         1e-3, ge=0.0, le=1.0, description="Ask for more ids where more probability than this lies outside the top-k."
     )
+    name_ids: bool = Field(
+        True,
+        description="Ask for the ids that only the other model named, where the server can; false where several runs"
+        " ask one server at a time, whose answers vLLM 0.32 would mix up.",
+    )
     request_timeout_s: float = Field(60.0, gt=0.0, description="Longest wait for one answer, seconds; per try.")
     retries: int = Field(5, ge=0, le=100, description="Tries after the first, for servers that fail to answer.")
     retry_delay_s: float = Field(

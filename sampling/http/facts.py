@@ -12,7 +12,9 @@ import numpy as np
 from sampling.errors import NonFiniteLogitsError, ServerRefusedError
 from sampling.http.replies import ROUNDING, ReplyError, read_logprobs
 
-MAX_NAMED_IDS = 128  # vLLM's MAX_LOGPROB_TOKEN_IDS: ids that one request may name
+# vLLM takes 128 (MAX_LOGPROB_TOKEN_IDS). Every request names as many: where those of a batch differ, vLLM 0.32 fills
+# the shorter lists up with id 0 at −inf, which would hide what is said of id 0.
+NUM_NAMED_IDS = 64
 PROBE_IDS = (0, 1, 2)
 ALLOWED = re.compile(r"logprobs of (\d+), which is greater than max allowed: (\d+)")
 

@@ -12,6 +12,7 @@ import httpx
 
 from sampling.http.config import HttpConfig
 from sampling.http.refusals import TryError
+from sampling.http.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ class Replica:
 
     url: str
     in_flight: int = 0
+    turns: Turns = field(default_factory=Turns, repr=False)  # of requests for a top-k, for named ids
     failures: int = 0  # in a row
     counted_at: float = 0.0  # when the last failure was counted, on the monotonic clock
     last_error: str = "not asked yet"

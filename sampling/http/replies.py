@@ -71,8 +71,13 @@ def top_of(
     A server gives one more where the id it drew ties with others and is not among its top-k.
     """
     if len(ids) < top_k:
-        raise ReplyError(f"a reply with {len(ids)} ids, where {top_k} were asked for")
+        raise ReplyError(
+            f"a reply with {len(ids)} ids, where {top_k} were asked for (if another run names ids to this server, set"
+            " http.name_ids: false)"
+        )
     order = np.argsort(-logprobs, kind="stable")[:top_k]
+    if np.isneginf(logprobs[order[-1]]) and np.exp(logprobs).sum() < 1 - ROUNDING:
+        raise ReplyError(f"a reply whose {top_k} likeliest ids hold one that is impossible, and not all of the mass")
     return NextToken(ids[order], logprobs[order], top_k)
 
 

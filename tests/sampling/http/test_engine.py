@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sampling import DualSampler, MixtureConfig, SamplingConfig
+from sampling import DualOutput, DualPrompt, DualSampler, FailedRow, MixtureConfig, SamplingConfig
 from sampling.errors import ConfigurationError, EngineError
 from sampling.http.config import HttpConfig
+from sampling.http.pair import Question
 from tests.sampling.http.conftest import FAST
+from tests.sampling.http.distances import distances
+from tests.sampling.http.proxy import Fault, Proxy, body, reset, slow, status
 from tests.sampling.http.servers import Server, free_port
 from tests.sampling.test_sampler import CONFIGS, MAX_TOKENS, prompts
 from tests.tiny import byte_tokenizer, make_model
@@ -47,6 +53,72 @@ def test_greedy_tokens_are_those_of_lockstep(name: str, exact: DualSampler, samp
             )
         assert (ours.diagnostics.q_error == 0).all()
         assert (ours.diagnostics.js_error == 0).all()
+
+
+async def test_q_is_as_near_the_exact_one_as_is_said_and_nearer_with_more_ids(
+    exact: DualSampler, servers: tuple[Server, Server]
+) -> None:
+    """At a fixed alpha, which the bound is for. Theta's padding has mass here, and only loosens the bound."""
+    teacher, theta = servers
+    questions = [
+        Question(i, tuple(exact.theta_tokenizer.encode(row.theta)), tuple(exact.teacher_tokenizer.encode(row.teacher)),
+                 1.0, None)
+        for i, row in enumerate(prompts()) if isinstance(row.theta, str) and isinstance(row.teacher, str)
+    ]  # fmt: skip
+    assert len(questions) >= 20
+    config = MixtureConfig.preset("exploratory", alpha_method="fixed", alpha=0.4, force_first_token=False)
+    means = []
+    for top_k in (5, 20, 100):
+        http = FAST.model_copy(update={"top_k": top_k, "max_tail_mass": 1.0})
+        found = await distances((theta.url, teacher.url), 257, questions, http, config)
+        assert (found.q <= found.q_bound + 1e-5).all()
+        assert (found.alpha == 0).all()
+        means.append(found.q.mean())
+    assert means[0] > means[1] > means[2] > 0
+
+
+def spoilt() -> Fault:
+    """One of the faults that a server or the way to it may have."""
+    faults = [
+        reset(-1), reset(60), slow(0.3), status(500), status(429, retry_after="0.1"),
+        body(lambda raw: raw[: len(raw) // 2]), body(lambda raw: b"no JSON"),
+    ]  # fmt: skip
+    return faults[next(_places) % len(faults)]
+
+
+_places = itertools.count()
+
+
+async def test_every_row_ends_once_and_right_whatever_goes_wrong_on_the_way(
+    exact: DualSampler, servers: tuple[Server, Server], tiny_pair: tuple[Path, Path]
+) -> None:
+    """32 rows in flight; one reply in five is spoilt, and theta's server is gone for a moment."""
+    rows = [DualPrompt(teacher=row.teacher, theta=row.theta, id=f"{row.id}-{k}") for row in prompts() for k in (0, 1)]
+    rows, parameters = rows[:32], SamplingConfig(max_tokens=6, temperature=0)
+    wanted = {out.id: out.token_ids for out in exact.generate(rows, parameters, progress=False)}
+    chance = random.Random(0)
+    config = ALL_IDS.model_copy(update={"retries": 12})
+    async with Proxy(servers[0].url) as teacher, Proxy(servers[1].url) as theta:
+
+        def run() -> list[DualOutput | FailedRow]:
+            with DualSampler(
+                str(tiny_pair[0]), str(tiny_pair[1]), teacher_url=teacher.url, theta_url=theta.url, http=config
+            ) as sampler:
+                for proxy in (teacher, theta):
+                    proxy.faults.extend(
+                        spoilt() if chance.random() < 0.2 else (lambda reply: reply) for _ in range(200)
+                    )
+                return list(sampler.run(rows, parameters))
+
+        work = asyncio.create_task(asyncio.to_thread(run))
+        while theta.posts() < 60 and not work.done():
+            await asyncio.sleep(0.01)
+        await theta.stop()
+        await asyncio.sleep(0.5)
+        await theta.start()
+        results = await work
+    assert len(results) == len(rows)
+    assert {out.id: out.token_ids for out in results if isinstance(out, DualOutput)} == wanted
 
 
 @pytest.mark.parametrize("top_k", [5, 20, 100])

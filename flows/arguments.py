@@ -1,0 +1,125 @@
+"""The arguments of the command line."""
+
+from __future__ import annotations
+
+import argparse
+
+EXIT_CODES = "exit codes: 0 done, 2 a configuration or input error, 3 refused by the gate, 1 anything else"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of every command; it imports nothing heavy, so that `--help` answers at once."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="print the traceback of an error")
+    whole = argparse.ArgumentParser(
+        prog="dual-sampling",
+        description="Draw every token from a mixture of two language models; publish the rows as a dataset.",
+        epilog=EXIT_CODES,
+    )
+    commands = whole.add_subparsers(dest="command", required=True)
+
+    produce = commands.add_parser("produce", parents=[common], help="make a dataset", epilog=EXIT_CODES)
+    produce.add_argument("config", metavar="CONFIG.yaml", help="flows/configs/base.yaml explains every key")
+    produce.add_argument(
+        "--set",
+        metavar="a.b=c",
+        action="append",
+        default=[],
+        dest="overrides",
+        help="replace a key; may be repeated",
+    )
+    produce.add_argument("--output", metavar="DIR", help="replace publish.root")
+    produce.add_argument(
+        "--dry-run",
+        metavar="N",
+        nargs="?",
+        type=_positive,
+        const=3,
+        help="show both prompts of the first N rows (3) and sample nothing",
+    )
+
+    dataset = "a dataset's folder, or one Parquet file of this schema"
+    validate = commands.add_parser(
+        "validate", parents=[common], help="judge a dataset again (0 or 3)", epilog=EXIT_CODES
+    )
+    validate.add_argument("dataset", metavar="DIR", help=dataset)
+    validate.add_argument(
+        "--set",
+        metavar="limit=value",
+        action="append",
+        default=[],
+        dest="overrides",
+        help="judge by another limit, e.g. eos_rate_min=0.9; may be repeated",
+    )
+
+    report = commands.add_parser("report", parents=[common], help="one page with all figures of a dataset")
+    report.add_argument("dataset", metavar="DIR", help=dataset)
+    report.add_argument("-o", "--output", metavar="FILE", default="report.html", help="the page (./report.html)")
+
+    compare = commands.add_parser("compare", parents=[common], help="two datasets side by side")
+    compare.add_argument("one", metavar="A", help=dataset)
+    compare.add_argument("other", metavar="B", help=dataset)
+    compare.add_argument("-o", "--output", metavar="FILE", help="write a page, too, with the plots of both")
+
+    sample = commands.add_parser("sample", parents=[common], help="stream one answer, coloured by mode and α")
+    sample.add_argument("question")
+    sample.add_argument("--teacher", required=True, metavar="MODEL", help="a folder or a Hub id")
+    sample.add_argument("--theta", required=True, metavar="MODEL", help="a folder or a Hub id")
+    sample.add_argument("--reference", metavar="TEXT", help="a hint that the teacher alone may see")
+    sample.add_argument("--system", metavar="TEXT", help="system message of both models")
+    sample.add_argument("--max-tokens", type=int, default=512)
+    sample.add_argument("--temperature", type=float, default=1.0)
+    sample.add_argument("--seed", type=int, default=0)
+    sample.add_argument("--preset", default="balanced", help="conservative, balanced or exploratory")
+    sample.add_argument("--alpha-method", default="kl_symmetry", help="kl_symmetry, ess_balance, entropy or fixed")
+    sample.add_argument("--alpha", type=float, help="the teacher's weight; means --alpha-method fixed")
+
+    serve = commands.add_parser(
+        "serve", parents=[common], help="start theta's and the teacher's server on this machine"
+    )
+    serve.add_argument("--teacher", required=True, metavar="MODEL", help="a folder or a Hub id")
+    serve.add_argument("--theta", required=True, metavar="MODEL", help="a folder or a Hub id")
+    serve.add_argument("--host", default="127.0.0.1", help="the address to listen at (127.0.0.1)")
+    serve.add_argument("--theta-port", type=_positive, default=9000, metavar="N")
+    serve.add_argument("--teacher-port", type=_positive, default=9001, metavar="N")
+    serve.add_argument("--max-model-len", type=_positive, metavar="N", help="context, tokens (the models' own)")
+    serve.add_argument("--max-num-seqs", type=_positive, default=64, metavar="N", help="rows in flight (64)")
+    serve.add_argument("--max-logprobs", type=_positive, default=1000, metavar="N", help="the largest top-k (1000)")
+    serve.add_argument("--logs", default="serve-logs", metavar="DIR", help="theta.log, teacher.log (./serve-logs)")
+
+    bench = commands.add_parser("bench", parents=[common], help="speed: each model alone, lockstep, served")
+    bench.add_argument("--teacher", metavar="MODEL", help="a folder or a Hub id (the demo's)")
+    bench.add_argument("--theta", metavar="MODEL", help="a folder or a Hub id (the demo's)")
+    bench.add_argument("--rows", type=_positives, default=[32], metavar="N,N", help="rows in flight (32)")
+    bench.add_argument("--max-tokens", type=_positive, default=128, metavar="N", help="tokens a row (128)")
+    bench.add_argument("--prompt-tokens", type=_positive, default=64, metavar="N", help="tokens of each prompt (64)")
+    bench.add_argument("--preset", default="balanced", help="conservative, balanced or exploratory")
+    bench.add_argument("--dummy-weights", action="store_true", help="the models are folders with a config.json alone")
+    bench.add_argument("--http", action="store_true", help="serve both on this machine, too, and couple them")
+    bench.add_argument("--theta-url", metavar="URL", help="couple these servers instead")
+    bench.add_argument("--teacher-url", metavar="URL")
+    bench.add_argument("--output", default="bench", metavar="DIR", help="bench.json, bench.png (./bench)")
+
+    for command in (serve, bench):
+        command.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
+        command.add_argument(
+            "--gpu-memory-utilization", type=float, default=0.9, metavar="X", help="share of a GPU for the pair (0.9)"
+        )
+
+    commands.add_parser("doctor", parents=[common], help="what is installed, what is missing, which engine is used")
+
+    demo = commands.add_parser("demo", parents=[common], help="two tiny models solve arithmetic problems")
+    demo.add_argument("--output", metavar="DIR", default="published", help="where the dataset goes (./published)")
+    demo.add_argument("--problems", type=_positive, default=64, metavar="N", help="how many held-out problems (64)")
+    return whole
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is less than 1")
+    return value
+
+
+def _positives(text: str) -> list[int]:
+    return [_positive(part) for part in text.split(",")]

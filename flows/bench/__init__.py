@@ -1,0 +1,1 @@
+"""The benchmark of dual sampling against its own two models."""

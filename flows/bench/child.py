@@ -1,0 +1,60 @@
+"""The child process that one job is measured in."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from flows.bench.job import Job, Measured
+from sampling import errors
+from sampling.errors import EngineDiedError, EngineError
+
+SHOWN_LINES, SHOWN_CHARACTERS = 3, 200  # of the child's log, in an error
+
+
+def run(job: Job, log: Path, debug: bool = False) -> Measured:
+    """Measure in a process of its own: its memory is that mode's, and gone before the next one.
+
+    What the process prints is appended to `log`; with `debug` vLLM prints more. Raises what the process raised, under
+    its own class (another exception than ours: EngineError), or EngineDiedError when it ended without a word.
+    """
+    # -P: a folder named flows/ in the current directory must not shadow ours.
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path),
+        "PYTHONFAULTHANDLER": "1",
+    }
+    if debug:
+        environment["VLLM_LOGGING_LEVEL"] = "INFO"
+    with tempfile.TemporaryDirectory() as folder, open(log, "ab") as out:
+        result = Path(folder) / "result.json"
+        out.write(f"--- {job.mode}, {job.preset}, {job.rows} rows\n".encode())
+        out.flush()
+        start = out.tell()
+        command = [sys.executable, "-P", "-m", "flows.bench.measure", str(result)]
+        # Ctrl-C reaches the child too; `run` waits for its end
+        ended = subprocess.run(
+            command, input=job.model_dump_json().encode(), stdout=out, stderr=out, env=environment, check=False
+        )
+        found = json.loads(result.read_bytes()) if result.exists() else None
+    if found is None:
+        raise _death(ended.returncode, log, start)
+    if "error" in found:
+        kind: type[errors.DualSamplingError] = getattr(errors, found["error"])
+        raise kind(f"{found['text']} (see {log})" if kind is EngineError else found["text"])
+    return Measured.model_validate(found)
+
+
+def _death(code: int, log: Path, start: int) -> EngineDiedError:
+    how = f"with exit code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
+    if code == -signal.SIGKILL:
+        how += " (often the kernel, out of memory)"
+    text = log.read_bytes()[start:][-10_000:].decode(errors="replace")
+    lines = [line.strip()[:SHOWN_CHARACTERS] for line in text.splitlines() if line.strip()]
+    end = " | ".join(lines[-SHOWN_LINES:]) or "(nothing)"
+    return EngineDiedError(f"the measuring process ended {how}; {log} ends: {end}")

@@ -1,0 +1,44 @@
+"""A finished dataset's copy on the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import flows.environment  # noqa: F401  isort: skip  (before Prefect)
+
+from pathlib import Path
+
+from prefect import flow, task
+from prefect.artifacts import create_link_artifact
+from prefect.cache_policies import NO_CACHE
+
+from flows.credentials import HUB_TOKEN, stored
+
+
+@flow(name="publish-dataset")
+def publish_dataset(
+    dataset: str,
+    hub: str,
+    private: bool = True,
+) -> str:
+    """Bring a dataset to the Hub; what is there already is not sent again. Returns the page's address.
+
+    Args:
+        dataset: A published dataset's folder.
+        hub: Dataset on the Hugging Face Hub, org/name.
+        private: Whether it must be private there.
+    """
+    return upload(Path(dataset), hub, private)
+
+
+@task(name="upload-dataset", cache_policy=NO_CACHE)
+def upload(dataset: Path, hub: str, private: bool) -> str:
+    """The token comes from HF_TOKEN, else from the Secret block, else from `hf auth login`; no parameter holds it.
+
+    Raises ConfigurationError, RefusedError for a damaged dataset, PublishError.
+    """
+    from huggingface_hub import get_token  # takes 1 s, and few runs need it
+
+    from tasks.hub.upload import upload_dataset
+
+    page = upload_dataset(dataset, hub, token=get_token() or stored(HUB_TOKEN), private=private)
+    create_link_artifact(page, key="hub", link_text=hub, description=f"{dataset.parent.name} {dataset.name}")
+    return page

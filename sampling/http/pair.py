@@ -1,0 +1,125 @@
+"""Two served models, asked for the next token of the same row."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from sampling.http.client import ModelClient, NextToken
+from sampling.http.config import HttpConfig
+from sampling.http.union import Ints, Known, Union, known, unite
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Where a row stands: what both models are asked of it."""
+
+    key: int  # of the row: its requests stay on one replica where they can
+    theta_ids: tuple[int, ...]  # prompt with the tokens drawn so far
+    teacher_ids: tuple[int, ...]
+    temperature: float
+    target_top_p: float | None  # of the trust region; None: there is none
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What both models say of the next token."""
+
+    union: Union
+    theta_s: float
+    teacher_s: float
+
+
+class ServedPair:
+    """Theta's servers with the teacher's."""
+
+    def __init__(self, theta: ModelClient, teacher: ModelClient, config: HttpConfig) -> None:
+        self.clients = theta, teacher
+        self.num_ids = 0  # ids that both tokenizers know: set before the first question
+        self._config = config
+
+    async def open(self) -> None:
+        """Ask both what they are. Raises ServerError, ServerRefusedError."""
+        await asyncio.gather(*(client.__aenter__() for client in self.clients))
+
+    async def close(self) -> None:
+        """Close every connection, which ends what the servers still work on."""
+        await asyncio.gather(*(client.close() for client in self.clients), return_exceptions=True)
+
+    async def tokenize(self, for_theta: str, for_teacher: str) -> tuple[list[int], list[int]]:
+        """One text's ids by theta's server, the other's by the teacher's."""
+        theta, teacher = self.clients
+        first, second = await asyncio.gather(theta.tokenize(for_theta), teacher.tokenize(for_teacher))
+        return first, second
+
+    async def ask(self, question: Question) -> Answer:
+        """Both models' likeliest ids, each with the other's logprobs of them where the servers can name ids.
+
+        Raises RowError where the row is at fault, ServerError, ServerRefusedError.
+        """
+        prompts = question.theta_ids, question.teacher_ids
+        pairs = tuple(zip(self.clients, prompts, strict=True))
+        (theta, theta_s), (teacher, teacher_s) = await asyncio.gather(
+            *(self._top(client, prompt, question.key) for client, prompt in pairs)
+        )
+        union = self._unite(theta, teacher, question.temperature)
+        wanted = _unheard(union, question.target_top_p)
+        can_name = self._config.name_ids and all(client.facts.can_name_ids for client in self.clients)
+        if can_name and any(len(ids) for ids in wanted):
+            theta, teacher = await asyncio.gather(
+                *(
+                    _with_named(client, prompt, reply, ids, question.key)
+                    for (client, prompt), reply, ids in zip(pairs, (theta, teacher), wanted, strict=True)
+                )
+            )
+            union = self._unite(theta, teacher, question.temperature)
+        return Answer(union, theta_s, teacher_s)
+
+    async def _top(self, client: ModelClient, prompt: tuple[int, ...], key: int) -> tuple[NextToken, float]:
+        """The likeliest ids, more of them while the tail is too heavy."""
+        start = time.perf_counter()
+        top_k = self._config.top_k
+        most = client.facts.max_logprobs
+        while True:
+            top_k = min(top_k, most)
+            reply = await client.next_token(prompt, top_k, row=key)
+            tail = 1.0 - float(np.exp(reply.logprobs).sum())
+            if top_k >= most or tail <= self._config.max_tail_mass:
+                return reply, time.perf_counter() - start
+            top_k *= 4
+
+    def _unite(self, theta: NextToken, teacher: NextToken, temperature: float) -> Union:
+        return unite(self._known(theta, temperature), self._known(teacher, temperature))
+
+    def _known(self, reply: NextToken, temperature: float) -> Known:
+        return known(reply.ids, reply.logprobs, reply.num_top, self.num_ids, temperature)
+
+
+async def _with_named(client: ModelClient, prompt: tuple[int, ...], reply: NextToken, ids: Ints, key: int) -> NextToken:
+    """The reply, with the ids that only the other model spoke of."""
+    if not len(ids):
+        return reply
+    named = await client.next_token(prompt, 0, ids.tolist(), row=key)
+    both = (np.concatenate([one, other]) for one, other in ((reply.ids, named.ids), (reply.logprobs, named.logprobs)))
+    return NextToken(next(both), next(both), reply.num_top)
+
+
+def _unheard(union: Union, top_p: float | None) -> tuple[Ints, Ints]:
+    """Ids to ask theta for, and the teacher: what the other one spoke of and the support may need.
+
+    Within a trust region that the teacher's likeliest ids hold, only those of it matter.
+    """
+    theta, teacher = union.theta[:-1], union.teacher[:-1]
+    theta_lacks, teacher_lacks = np.isneginf(theta), np.isneginf(teacher)
+    if top_p is None:
+        return union.ids[theta_lacks], union.ids[teacher_lacks]
+    region = union.teacher_top
+    if union.teacher_top_share >= top_p:
+        shares = np.where(union.teacher_top, np.exp(teacher - np.logaddexp.reduce(union.teacher)), 0.0)
+        order = np.argsort(-shares, kind="stable")
+        region = np.zeros(len(shares), dtype=bool)
+        region[order[np.cumsum(shares[order]) - shares[order] < top_p]] = True
+    return union.ids[region & theta_lacks], union.ids[:0]

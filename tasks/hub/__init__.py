@@ -1,0 +1,1 @@
+"""The Hugging Face Hub, where finished datasets go."""

@@ -1,0 +1,53 @@
+"""Measuring processes that fail."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from flows.bench.child import _death, run
+from flows.bench.job import Job
+from sampling.config import ModelConfig
+from sampling.errors import EngineDiedError, ModelError
+
+
+def test_an_error_of_the_process_is_raised_here(job: Job, tmp_path: Path) -> None:
+    gone = ModelConfig(model=str(tmp_path / "gone"))
+    with pytest.raises(ModelError, match=r"no model folder .*gone'"):
+        run(job.model_copy(update={"theta": gone}), tmp_path / "log")
+    assert "ModelError" in (tmp_path / "log").read_text()  # with its traceback
+
+
+def test_a_process_that_is_killed_is_an_error_here(job: Job, tmp_path: Path) -> None:
+    killer = threading.Thread(target=kill_the_child)
+    killer.start()
+    with pytest.raises(EngineDiedError, match=r"ended by SIGKILL \(often the kernel, out of memory\); .*log ends: "):
+        run(job, tmp_path / "log")
+    killer.join()
+
+
+def kill_the_child() -> None:
+    """SIGKILL the measuring process that this one starts, as the kernel does when memory runs out."""
+    while True:
+        for children in Path("/proc/self/task").glob("*/children"):
+            for child in children.read_text().split():
+                if b"flows.bench.measure" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    os.kill(int(child), signal.SIGKILL)
+                    return
+        time.sleep(0.01)
+
+
+def test_the_log_that_is_shown_is_that_of_the_process(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("of another one\n")
+    start = log.stat().st_size
+    with log.open("a") as file:
+        file.write("first\n\nsecond\n  third\n" + "x" * 300 + "\n")
+    assert str(_death(3, log, start)) == (
+        f"the measuring process ended with exit code 3; {log} ends: second | third | {'x' * 200}"
+    )
