@@ -21,6 +21,7 @@ DualSamplingError
 │   ├── UnsupportedVllmError    this vLLM lacks an inside that lockstep needs
 │   ├── LockstepError           the two engines scheduled different rows
 │   ├── EngineDiedError         the engine's process ended before its work did
+│   ├── EngineStalledError      the engine's process lives, and does nothing (tasks/watchdog.py)
 │   └── ServerError             a server is gone, or answers what no vLLM answers
 ├── PublishError                the Hub does not answer, or does not hold what it was sent
 └── RefusedError                the gate refused to publish a dataset (exit code 3)
@@ -107,6 +108,10 @@ class LockstepError(EngineError):
 
 class EngineDiedError(EngineError):
     """The engine's process ended before its work did."""
+
+
+class EngineStalledError(EngineError):
+    """The engine's process lives, and does nothing any more."""
 
 
 class ServerError(EngineError):

@@ -77,6 +77,9 @@ class ShardsConfig(Frozen):
     rows: int = Field(1000, ge=1, description="Rows a shard.")
     retries: int = Field(3, ge=0, le=100, description="Fresh engines a shard is given after its first one dies.")
     retry_delay_s: float = Field(1.0, ge=0.0, description="First pause before a retry; doubles each time.")
+    stall_timeout_s: float = Field(
+        600.0, ge=1.0, description="Longest wait for any sign of progress, seconds; then the engine counts as dead."
+    )
 
 
 class MetricsConfig(Frozen):

@@ -19,6 +19,7 @@ from sampling.errors import DualSamplingError, EngineDiedError
 from tasks.config import PipelineConfig
 from tasks.parts import Key
 from tasks.run_folder import RunFolder, ShardFolder
+from tasks.watchdog import Watchdog
 
 STOP_TIMEOUT_S = 30.0  # the child has one commit to make
 SHOWN_LINES, SHOWN_CHARACTERS = 3, 200  # of the child's log, in an error
@@ -53,6 +54,8 @@ class EngineProcess:
         self._environment = environment or {}
         self._log = folder.engine_log
         self._log_start = 0
+        self._stall_timeout_s = config.shards.stall_timeout_s
+        self._progress: Progress | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
 
@@ -72,20 +75,23 @@ class EngineProcess:
     def sample(self, shard: ShardFolder, skip: Collection[Key], on_progress: Callable[[Progress], None]) -> None:
         """Sample every completion of a shard's rows that is not in `skip`, into the shard's parts.
 
-        Raises what the engine raised, under its own class (another exception than ours: EngineError), or
-        EngineDiedError when its process ended. After an error the next call starts a fresh engine.
+        Raises what the engine raised, under its own class (another exception than ours: EngineError), EngineDiedError
+        when its process ended, or EngineStalledError when it did nothing for `shards.stall_timeout_s`. After an error
+        the next call starts a fresh engine.
         """
         try:
             if self._process is None:
                 self._start()
+            watchdog = Watchdog(self._stall_timeout_s)
             self._send("sample", {"rows": str(shard.rows), "parts": str(shard.parts), "skip": set(skip)})
             while True:
-                kind, payload = self._receive()
+                kind, payload = self._receive(watchdog)
                 if kind == "done":
                     return
                 if kind == "error":
                     raise _rebuilt(payload, self._log)
-                on_progress(Progress(**payload))
+                now = self._progress = Progress(**payload)
+                on_progress(now)
         except DualSamplingError:
             self._kill()
             raise
@@ -136,13 +142,17 @@ class EngineProcess:
         except OSError:
             raise self._death() from None
 
-    def _receive(self) -> tuple[str, dict[str, Any]]:
+    def _receive(self, watchdog: Watchdog) -> tuple[str, dict[str, Any]]:
         assert self._connection is not None
         assert self._process is not None
         try:
+            # The child reports twice a second from another thread than the one that may hang: what it reports counts.
+            # While it loads it reports nothing, and its log grows.
+            watchdog.see((self._progress, self._log.stat().st_size))
             while not self._connection.poll(1.0):  # the pipe's end comes at once, unless a grandchild holds it
                 if self._process.poll() is not None and not self._connection.poll():
                     raise EOFError
+                watchdog.see((self._progress, self._log.stat().st_size))
             message: tuple[str, dict[str, Any]] = self._connection.recv()
             return message
         except (EOFError, OSError):

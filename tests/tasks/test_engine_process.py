@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sampling.errors import EngineDiedError, ModelError
+from sampling.errors import EngineDiedError, EngineStalledError, ModelError
 from tasks.config import PipelineConfig
 from tasks.engine_process import EngineProcess, Progress
 from tasks.parts import read_parts
@@ -102,6 +102,28 @@ def test_a_killed_engine_is_noticed_at_once_and_keeps_what_it_committed(
     assert engine.pid is None
     assert set(read_parts(folder.shard(1).parts).keys()) > skip
     assert read_parts(folder.shard(1).parts).num_set_aside == 0
+
+
+def test_an_engine_that_hangs_is_ended_and_keeps_what_it_committed(
+    engine: EngineProcess, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in folder.shard(1).parts.iterdir():
+        path.unlink()
+    engine.sample(folder.shard(1), {(row, k) for row in IDS[4:] for k in (0, 1)} - {(IDS[4], 0)}, lambda now: None)
+    monkeypatch.setattr(engine, "_stall_timeout_s", 3.0)  # it is loaded now: while it loads its log may rest for longer
+    stopped: list[int] = []
+
+    def stop(now: Progress) -> None:
+        if now.num_done and not stopped:
+            assert engine.pid is not None
+            os.kill(engine.pid, signal.SIGSTOP)
+            stopped.append(engine.pid)
+
+    with pytest.raises(EngineStalledError, match=r"no line of its log for 3 s.*stall_timeout_s"):
+        engine.sample(folder.shard(1), {(IDS[4], 0)}, stop)
+    assert not is_alive(stopped[0])
+    assert engine.pid is None
+    assert (IDS[4], 0) in read_parts(folder.shard(1).parts).done()
 
 
 def test_the_end_of_the_log_is_in_the_error(tmp_path: Path, tiny_pair: tuple[Path, Path]) -> None:
