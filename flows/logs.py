@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 
+import prefect
 from prefect.logging.handlers import APILogHandler, PrefectConsoleHandler
+
+PREFECT = f"{Path(prefect.__file__).parent}{os.sep}"
 
 
 def log_to_prefect() -> None:
@@ -26,4 +30,5 @@ def silence_prefect() -> None:
 
 
 def _is_not_prefect(record: logging.LogRecord) -> bool:
-    return not record.name.startswith("prefect")
+    """By the file that speaks: what Prefect says as it ends comes from loggers of other names, such as EventsWorker."""
+    return not record.pathname.startswith(PREFECT)

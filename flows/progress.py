@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
@@ -100,7 +101,8 @@ class RunProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            with suppress(OSError):
+                self._bar.stop()
         elif self._shards:
             self._print()
         if self._pages is not None:
@@ -115,7 +117,8 @@ class RunProgress:
             self._pages.show_shard(shard, before, now)
             self._pages.show(self._all)
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=self.num_done)
+            with suppress(OSError):
+                self._bar.update(self._bar.task_ids[0], completed=self.num_done)
         elif self._printed is None or time.monotonic() - self._printed >= LINE_EVERY_S:
             self._print()
 
@@ -130,7 +133,8 @@ class RunProgress:
 
     def _print(self) -> None:
         self._printed = time.monotonic()
-        print(f"sampled {self._all}", file=sys.stderr, flush=True)
+        with suppress(OSError):  # a terminal that is gone ends no run
+            print(f"sampled {self._all}", file=sys.stderr, flush=True)
 
 
 class _Status(ProgressColumn):

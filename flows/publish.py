@@ -31,7 +31,7 @@ def publish_dataset(
 
 @task(name="upload-dataset", cache_policy=NO_CACHE)
 def upload(dataset: Path, hub: str, private: bool) -> str:
-    """The token comes from HF_TOKEN, else from the Secret block, else from `hf auth login`; no parameter holds it.
+    """The token comes from HF_TOKEN, else from `hf auth login`, else from the Secret block; no parameter holds it.
 
     Raises ConfigurationError, RefusedError for a damaged dataset, PublishError.
     """

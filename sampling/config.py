@@ -104,7 +104,7 @@ class ModelConfig(Frozen):
         None,
         description="Served elsewhere by vLLM: its address, or its replicas'; `model` gives the tokenizer.",
     )
-    served_name: str | None = Field(None, description="The name it is served by; default: the first that is listed.")
+    served_name: str | None = Field(None, description="The name it is served by; default: the last part of `model`.")
 
     @property
     def urls(self) -> tuple[str, ...]:

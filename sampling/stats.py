@@ -17,6 +17,7 @@ class SamplingStats:
     num_constrained: int = 0  # of those, at which the trust region took ids away
     num_stability_checks: int = 0  # of those, at which JS with overlap were held against the thresholds
     num_unstable: int = 0  # of those, beyond a threshold, whether or not they fell back
+    num_named: int = 0  # tokens for which ids that one served model named were asked of the other one, too
     num_steps: int = 0
     max_kl_error: float = 0.0  # of mixed tokens under kl_symmetry, nats
     theta_s: float = 0.0

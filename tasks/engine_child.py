@@ -72,9 +72,10 @@ class EngineChild:
             parameters = SamplingConfig(**settings["sampling"])
             served = settings["metrics"]
             if served["port"] is not None:
-                self._metrics = Metrics(
-                    served["port"], settings["run"], settings["engine"]["max_num_seqs"], served["address"]
-                )
+                in_flight = settings["engine"]["max_num_seqs"]
+                if settings["theta"]["url"]:
+                    in_flight = settings["http"]["max_in_flight"]
+                self._metrics = Metrics(served["port"], settings["run"], in_flight, served["address"])
             while True:
                 _, shard = self._requests.get()
                 self._sample(sampler, parameters, shard)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from sampling import errors
+from sampling.deaths import death
 from sampling.errors import DualSamplingError, EngineDiedError
 from tasks.config import PipelineConfig
 from tasks.parts import Key
@@ -22,7 +23,6 @@ from tasks.run_folder import RunFolder, ShardFolder
 from tasks.watchdog import Watchdog
 
 STOP_TIMEOUT_S = 30.0  # the child has one commit to make
-SHOWN_LINES, SHOWN_CHARACTERS = 3, 200  # of the child's log, in an error
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,15 +148,21 @@ class EngineProcess:
         try:
             # The child reports twice a second from another thread than the one that may hang: what it reports counts.
             # While it loads it reports nothing, and its log grows.
-            watchdog.see((self._progress, self._log.stat().st_size))
+            watchdog.see(self._shown())
             while not self._connection.poll(1.0):  # the pipe's end comes at once, unless a grandchild holds it
                 if self._process.poll() is not None and not self._connection.poll():
                     raise EOFError
-                watchdog.see((self._progress, self._log.stat().st_size))
+                watchdog.see(self._shown())
             message: tuple[str, dict[str, Any]] = self._connection.recv()
             return message
         except (EOFError, OSError):
             raise self._death() from None
+
+    def _shown(self) -> tuple[int, ...]:
+        """What changes as long as the engine does something."""
+        now = self._progress or Progress(0, 0)
+        log_bytes = self._log.stat().st_size if self._log.exists() else 0
+        return now.num_done, now.num_failed, now.num_tokens, log_bytes
 
     def _death(self) -> EngineDiedError:
         assert self._process is not None
@@ -164,22 +170,13 @@ class EngineProcess:
             code = self._process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             return EngineDiedError(f"the engine's process closed its pipe but does not end; see {self._log}")
-        how = f"with exit code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
-        if code == -signal.SIGKILL:
-            how += " (often the kernel, out of memory)"
-        return EngineDiedError(f"the engine's process ended {how}; {self._log} ends: {self._log_end()}")
-
-    def _log_end(self) -> str:
-        with open(self._log, "rb") as log:
-            log.seek(self._log_start)
-            text = log.read()[-10_000:].decode(errors="replace")
-        lines = [line.strip()[:SHOWN_CHARACTERS] for line in text.splitlines() if line.strip()]
-        return " | ".join(lines[-SHOWN_LINES:]) or "(nothing)"
+        return death("the engine's process", code, self._log, self._log_start)
 
     def _kill(self) -> None:
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+            with suppress(subprocess.TimeoutExpired):  # stuck in a driver, which nothing ends
+                self._process.wait(STOP_TIMEOUT_S)
         if self._connection is not None:
             self._connection.close()
         self._process = self._connection = None

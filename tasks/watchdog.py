@@ -7,6 +7,8 @@ from collections.abc import Callable, Hashable
 
 from sampling.errors import EngineStalledError
 
+ASLEEP_S = 10.0  # it is shown something every second
+
 
 class Watchdog:
     """Ends the wait for an engine once what it shows has stayed the same for `limit_s` seconds.
@@ -18,11 +20,14 @@ class Watchdog:
         self._limit_s = limit_s
         self._clock = clock
         self._seen: Hashable = None
-        self._since = clock()
+        self._since = self._looked = clock()
 
     def see(self, progress: Hashable) -> None:
         """Take what the engine shows now. Raises EngineStalledError."""
         now = self._clock()
+        if now - self._looked > ASLEEP_S:  # we slept: a suspended machine, Ctrl-Z
+            self._since += now - self._looked
+        self._looked = now
         if progress != self._seen:
             self._seen, self._since = progress, now
         elif now - self._since >= self._limit_s:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -12,9 +11,8 @@ from pathlib import Path
 
 from flows.bench.job import Job, Measured
 from sampling import errors
-from sampling.errors import EngineDiedError, EngineError
-
-SHOWN_LINES, SHOWN_CHARACTERS = 3, 200  # of the child's log, in an error
+from sampling.deaths import death
+from sampling.errors import EngineError
 
 
 def run(job: Job, log: Path, debug: bool = False) -> Measured:
@@ -43,18 +41,8 @@ def run(job: Job, log: Path, debug: bool = False) -> Measured:
         )
         found = json.loads(result.read_bytes()) if result.exists() else None
     if found is None:
-        raise _death(ended.returncode, log, start)
+        raise death("the measuring process", ended.returncode, log, start)
     if "error" in found:
         kind: type[errors.DualSamplingError] = getattr(errors, found["error"])
         raise kind(f"{found['text']} (see {log})" if kind is EngineError else found["text"])
     return Measured.model_validate(found)
-
-
-def _death(code: int, log: Path, start: int) -> EngineDiedError:
-    how = f"with exit code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
-    if code == -signal.SIGKILL:
-        how += " (often the kernel, out of memory)"
-    text = log.read_bytes()[start:][-10_000:].decode(errors="replace")
-    lines = [line.strip()[:SHOWN_CHARACTERS] for line in text.splitlines() if line.strip()]
-    end = " | ".join(lines[-SHOWN_LINES:]) or "(nothing)"
-    return EngineDiedError(f"the measuring process ended {how}; {log} ends: {end}")

@@ -47,7 +47,8 @@ __all__ = ["ModelClient", "NextToken"]
 class ModelClient:
     """Asks the servers of one model, which are replicas of each other, for logprobs.
 
-    `urls` are theirs, with or without /v1; `model` is the name they serve it by (None: the first they list).
+    `urls` are theirs, with or without /v1; `served_name` is the name they serve it by, `model` its folder or Hub id,
+    whose last part that name must else have (None for both: the first they list).
     An async context manager: entering it asks every replica for its facts. Raises ConfigurationError for a URL
     that is none, ServerRefusedError when a server serves something else, ServerError when none answers.
     """
@@ -59,19 +60,27 @@ class ModelClient:
         config: HttpConfig,
         *,
         api_key: str | None = None,
+        served_name: str | None = None,
         model: str | None = None,
     ) -> None:
         self.name = name
         self.num_requests = 0
         self.num_retries = 0
         self._config = config
-        self._model = model
+        self._names = served_name, model
         self._facts: ServerFacts | None = None
         self._replicas = Replicas(name, [root_of(name, url) for url in dict.fromkeys(urls)], config, self._check)
         if not self._replicas.all:
             raise ConfigurationError(f"no URL of {name}'s server; give at least one")
         self._slots = asyncio.Semaphore(config.max_in_flight)
         self._wire = Wire(name, config, api_key)
+
+    def share_turns(self, other: ModelClient) -> None:
+        """Take turns with another client's requests at the servers that both ask."""
+        for replica in self._replicas.all:
+            for theirs in other._replicas.all:
+                if theirs.url == replica.url:
+                    replica.turns = theirs.turns
 
     @property
     def facts(self) -> ServerFacts:
@@ -80,17 +89,21 @@ class ModelClient:
         return self._facts
 
     async def __aenter__(self) -> Self:
-        try:
-            await self._open()
-        except BaseException:
-            await self.close()
-            raise
+        await self.open()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    async def open(self) -> None:
+        """Ask every replica what it is."""
+        try:
+            await self._open()
+        except BaseException:
+            await self.close()
+            raise
 
     async def close(self) -> None:
         """Close every connection, which ends what the servers still work on."""
@@ -120,7 +133,7 @@ class ModelClient:
             return await self._wire.send(replica, method, path, None if body is None else json.dumps(body).encode())
 
         try:
-            facts = await discover(self.name, replica.url, ask, self._model)
+            facts = await discover(self.name, replica.url, ask, *self._names)
         except ReplyError as error:
             raise TryError(str(error)) from error
         if self._facts is None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 from pydantic import Field
 
 from sampling.config import Frozen
+from sampling.errors import ConfigurationError
 
 
 class HttpConfig(Frozen):
@@ -27,6 +30,14 @@ class HttpConfig(Frozen):
     max_in_flight: int = Field(256, ge=1, le=10_000, description="Requests in flight at once, per model.")
     breaker_failures: int = Field(8, ge=1, description="Failures in a row after which a replica is left out.")
     breaker_pause_s: float = Field(10.0, gt=0.0, description="Seconds until a replica left out is tried again.")
+
+
+def api_key(name: str) -> str | None:
+    """The model's API key, None where there is none. Raises ConfigurationError, which does not show it."""
+    key = os.environ.get(key_variable(name), "").strip()
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ConfigurationError(f"{key_variable(name)} holds what no API key has: a blank, or another character")
+    return key or None
 
 
 def key_variable(name: str) -> str:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 from transformers import PreTrainedTokenizerBase
 
 from sampling.config import ModelConfig
 from sampling.errors import VocabularyMismatchError
 from sampling.http.client import ModelClient
-from sampling.http.config import HttpConfig, key_variable
+from sampling.http.config import HttpConfig, api_key
 from sampling.http.engine import HttpEngine
 from sampling.models import eos_ids
 from sampling.vocabulary import check_vocabularies, load_tokenizer
@@ -62,4 +60,6 @@ def _probe(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _client(name: str, model: ModelConfig, config: HttpConfig) -> ModelClient:
-    return ModelClient(name, model.urls, config, api_key=os.environ.get(key_variable(name)), model=model.served_name)
+    return ModelClient(
+        name, model.urls, config, api_key=api_key(name), served_name=model.served_name, model=model.model or None
+    )

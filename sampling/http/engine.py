@@ -64,6 +64,7 @@ class HttpEngine:
         self.stats = SamplingStats()
         self._drawer = Drawer(self.stats)
         self._replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
+        self._broken: BaseException | None = None  # every caller is told: replies beside this one are lost
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="http-engine", daemon=True)
@@ -107,6 +108,8 @@ class HttpEngine:
     @torch.inference_mode()
     def step(self) -> None:
         """Draw one token for every row whose replies are there, after waiting for the first of them."""
+        if self._broken is not None:
+            raise self._broken
         start = time.perf_counter()
         for request_id, row in self.scheduler.admit():
             self._ask(request_id, row)
@@ -133,6 +136,7 @@ class HttpEngine:
             replies = [reply for reply in found if reply.request_id in self.scheduler.running]
         for reply in replies:
             if reply.error is not None and not isinstance(reply.error, RowError):
+                self._broken = reply.error
                 raise reply.error
         return replies
 
@@ -149,6 +153,7 @@ class HttpEngine:
                 continue
             answered.append(reply.request_id)
             unions.append(reply.answer.union)
+            self.stats.num_named += reply.answer.is_named
             self.stats.theta_s += reply.answer.theta_s
             self.stats.teacher_s += reply.answer.teacher_s
         if unions:

@@ -63,17 +63,24 @@ def completion(model: str, prompt_ids: list[int], **wanted: Any) -> dict[str, An
     }
 
 
-async def discover(name: str, url: str, ask: Ask, model: str | None) -> ServerFacts:
-    """Ask the server at `url` what it is; `model` None takes the first it lists.
+async def discover(name: str, url: str, ask: Ask, served_name: str | None, model: str | None = None) -> ServerFacts:
+    """Ask the server at `url` what it is.
+
+    Without `served_name` it must list what is called like `model`, a folder or Hub id: two models of one tokenizer
+    are not told apart by anything else. Without either, the first that it lists is taken.
 
     Raises ServerRefusedError when it serves something else or no logprobs, ReplyError when it answers nonsense.
     """
     server = f"{name}'s server {url}"
     cards = _cards(await ask("GET", "/v1/models", None))
-    served = [card["id"] for card in cards]
-    if model is not None and model not in served:
-        raise ServerRefusedError(f"{server} serves {', '.join(served)}, not {model}; give the name that it serves")
-    card = cards[0] if model is None else cards[served.index(model)]
+    fitting = [card for card in cards if _fits(card, served_name, model)]
+    if not fitting:
+        served = ", ".join(card["id"] for card in cards)
+        raise ServerRefusedError(
+            f"{server} serves {served}, not {served_name or model}; give its own address, or the name that it is served"
+            f" by (models.{name}.served_name)"
+        )
+    card = fitting[0]
     lengths = [card.get("max_model_len"), *(other.get("max_model_len") for other in cards)]  # an adapter's may be null
     max_model_len = next((length for length in lengths if isinstance(length, int)), None)
     if max_model_len is None:
@@ -84,6 +91,13 @@ async def discover(name: str, url: str, ask: Ask, model: str | None) -> ServerFa
     except NonFiniteLogitsError as error:
         raise ServerRefusedError(f"{server} gives no numbers even for the prompt [0]: {error}") from error
     return ServerFacts(card["id"], max_model_len, vocab_size, max_logprobs, can_name_ids, await _version(ask))
+
+
+def _fits(card: Mapping[str, Any], served_name: str | None, model: str | None) -> bool:
+    if served_name is not None or not model:
+        return served_name in (None, card["id"])
+    names = {str(name).rstrip("/").rpartition("/")[2].lower() for name in (card["id"], card.get("root") or "")}
+    return model.rstrip("/").rpartition("/")[2].lower() in names
 
 
 def _cards(reply: Any) -> list[dict[str, Any]]:

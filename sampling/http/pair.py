@@ -29,6 +29,7 @@ class Answer:
     """What both models say of the next token."""
 
     union: Union
+    is_named: bool  # whether a server was asked for ids that only the other one named
     theta_s: float
     teacher_s: float
 
@@ -40,10 +41,17 @@ class ServedPair:
         self.clients = theta, teacher
         self.num_ids = 0  # ids that both tokenizers know: set before the first question
         self._config = config
+        theta.share_turns(teacher)
 
     async def open(self) -> None:
         """Ask both what they are. Raises ServerError, ServerRefusedError."""
-        await asyncio.gather(*(client.__aenter__() for client in self.clients))
+        tasks = [asyncio.create_task(client.open()) for client in self.clients]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def close(self) -> None:
         """Close every connection, which ends what the servers still work on."""
@@ -63,12 +71,13 @@ class ServedPair:
         prompts = question.theta_ids, question.teacher_ids
         pairs = tuple(zip(self.clients, prompts, strict=True))
         (theta, theta_s), (teacher, teacher_s) = await asyncio.gather(
-            *(self._top(client, prompt, question.key) for client, prompt in pairs)
+            *(self._top(client, prompt, question) for client, prompt in pairs)
         )
         union = self._unite(theta, teacher, question.temperature)
         wanted = _unheard(union, question.target_top_p)
         can_name = self._config.name_ids and all(client.facts.can_name_ids for client in self.clients)
-        if can_name and any(len(ids) for ids in wanted):
+        is_named = can_name and any(len(ids) for ids in wanted)
+        if is_named:
             theta, teacher = await asyncio.gather(
                 *(
                     _with_named(client, prompt, reply, ids, question.key)
@@ -76,18 +85,17 @@ class ServedPair:
                 )
             )
             union = self._unite(theta, teacher, question.temperature)
-        return Answer(union, theta_s, teacher_s)
+        return Answer(union, is_named, theta_s, teacher_s)
 
-    async def _top(self, client: ModelClient, prompt: tuple[int, ...], key: int) -> tuple[NextToken, float]:
-        """The likeliest ids, more of them while the tail is too heavy."""
+    async def _top(self, client: ModelClient, prompt: tuple[int, ...], question: Question) -> tuple[NextToken, float]:
+        """The likeliest ids, more of them while the tail is too heavy at the row's temperature."""
         start = time.perf_counter()
         top_k = self._config.top_k
         most = client.facts.max_logprobs
         while True:
             top_k = min(top_k, most)
-            reply = await client.next_token(prompt, top_k, row=key)
-            tail = 1.0 - float(np.exp(reply.logprobs).sum())
-            if top_k >= most or tail <= self._config.max_tail_mass:
+            reply = await client.next_token(prompt, top_k, row=question.key)
+            if top_k >= most or self._known(reply, question.temperature).tail_share <= self._config.max_tail_mass:
                 return reply, time.perf_counter() - start
             top_k *= 4
 

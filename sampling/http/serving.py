@@ -9,8 +9,6 @@ from __future__ import annotations
 import sampling.environment  # noqa: F401  isort: skip  (before vLLM, torch, transformers)
 
 import os
-import re
-import signal
 import socket
 import subprocess
 import sys
@@ -24,13 +22,11 @@ import httpx
 from pydantic import Field
 
 from sampling.config import EngineConfig, Frozen, ModelConfig
+from sampling.deaths import death
 from sampling.errors import ConfigurationError, EngineDiedError, OutputError
-from sampling.http.config import key_variable
+from sampling.http.config import api_key
 
 POLL_S, HEALTH_TIMEOUT_S = 0.25, 5.0
-SHOWN_LINES, SHOWN_CHARACTERS = 3, 500  # of a server's log, in an error
-# e.g. "(EngineCore pid=7) ERROR 11-21 12:42:19 [core.py:1] ValueError: …"; a warning may name an error, too
-CAUSE = re.compile(r"(\([^)]*\) )?(ERROR [^]]*\] )?[\w.]+(Error|Exception): ")
 
 OnWait = Callable[[Sequence[str], float], None]  # names of the servers that start, seconds since the start
 
@@ -51,7 +47,7 @@ class ServingConfig(Frozen):
 class Servers:
     """Both servers, started side by side; they end with `close`, or with this process.
 
-    A server demands the key in its `key_variable`, where that is set. Raises ConfigurationError (a port that is
+    A server demands the key that `api_key` finds, where that is set. Raises ConfigurationError (a port that is
     taken, a pair that shares no vocabulary or does not fit) before anything starts, EngineDiedError when a server
     ends while it starts.
     """
@@ -143,29 +139,13 @@ class _Server:
     def death(self) -> EngineDiedError | None:
         """How it ended, None while it lives."""
         code = self.guard.poll()
-        if code is None:
-            return None
-        signals = {128 + number: number.name for number in signal.Signals}
-        how = f"by {signals[code]}" if code in signals else f"with exit code {code}"
-        if code == 128 + signal.SIGKILL:
-            how += " (often the kernel, out of memory)"
-        with open(self._log, "rb") as log:
-            log.seek(self._log_start)
-            said = log_end(log.read().decode(errors="replace"))
-        return EngineDiedError(f"{self.name}'s server ended {how}; {self._log} ends: {said}")
+        return None if code is None else death(f"{self.name}'s server", code, Path(self._log), self._log_start)
 
     def end(self) -> None:
         assert self.guard.stdin is not None
         with suppress(OSError):  # it has ended by itself
             self.guard.stdin.write(b"\n")  # a child that some library forked off may hold the pipe open
             self.guard.stdin.close()
-
-
-def log_end(text: str) -> str:
-    """A log's last lines; before them the first that names an error: vLLM's last one may say 'see above'."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    causes = [line for line in lines[:-SHOWN_LINES] if CAUSE.match(line)]
-    return " | ".join(line[:SHOWN_CHARACTERS] for line in [*causes[:1], *lines[-SHOWN_LINES:]]) or "(nothing)"
 
 
 def _check_port(name: str, host: str, port: int) -> None:
@@ -250,6 +230,7 @@ def _environment(name: str, num_threads: int | None) -> dict[str, str]:
     }
     if num_threads is not None:
         environment.setdefault("OMP_NUM_THREADS", str(num_threads))
-    if key := os.environ.get(key_variable(name)):
+    environment.pop("VLLM_API_KEY", None)  # of some other server's
+    if key := api_key(name):
         environment["VLLM_API_KEY"] = key  # an option would show it to everyone who runs `ps`
     return environment

@@ -35,6 +35,11 @@ class Known:
     is_top: NDArray[np.bool_]  # [K] of its k likeliest ids; False: it was named
     log_tail: float  # log of the sum of all other ids' weights, or of its upper bound; −inf where nothing is left
 
+    @property
+    def tail_share(self) -> float:
+        """Of all weight, in [0, 1]."""
+        return float(_shares(np.append(self.log_weights, self.log_tail))[-1])
+
 
 @dataclass(frozen=True, slots=True)
 class Union:
@@ -72,7 +77,8 @@ def known(ids: Ints, logprobs: Floats, num_top: int, num_ids: int, temperature: 
     if num_left <= 0:
         return Known(ids, logprobs * power, is_top, -math.inf)
     if power >= 1.0:
-        return Known(ids, logprobs * power, is_top, math.log(tail) + (power - 1.0) * min(least, 0.0))
+        bound = (power - 1.0) * min(least, 0.0) if power > 1.0 else 0.0  # 0 · −inf is no number
+        return Known(ids, logprobs * power, is_top, math.log(tail) + bound)
     return Known(ids, logprobs * power, is_top, math.log(num_left) + power * math.log(tail / num_left))
 
 

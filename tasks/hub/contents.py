@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.sha import git_hash
 
-from sampling.errors import ConfigurationError
+from sampling.errors import ConfigurationError, RefusedError
 from tasks.dataset import open_dataset
 from tasks.documents import DATA_DOCS, REPORT, REPORT_JSON
 from tasks.durable import sha256_of
@@ -32,10 +32,12 @@ class Contents:
 
     @classmethod
     def of(cls, folder: Path) -> Contents:
-        """Raises ConfigurationError when the folder holds no dataset with a manifest."""
+        """Raises ConfigurationError where there is no manifest, RefusedError where it is of a refused dataset."""
         dataset = open_dataset(folder)
         if dataset.manifest is None:
             raise ConfigurationError(f"{folder} holds no {MANIFEST}; publish a dataset that this pipeline made")
+        if not dataset.manifest.get("published"):
+            raise RefusedError(f"{folder} was refused by the gate, and stays here; its report.html says why")
         sha256 = {file["path"]: file["sha256"] for file in dataset.manifest["files"]}
         pages = sorted(path for path in (dataset.path / DATA_DOCS).rglob("*") if path.is_file())
         documents = [*DOCUMENTS, *(str(path.relative_to(dataset.path)) for path in pages)]

@@ -42,6 +42,14 @@ def write_dataset(folder: Path, version: str, num_rows: int = 24) -> Path:
     write_known(folder)
     config = make_config(folder, validation={"eos_rate_min": 0.5}).model_dump(mode="json")
     files = [{"path": f"data/{path.name}", "sha256": sha256_of(path)}]
-    manifest = {"name": "set", "version": version, "config": config, "files": files, "figures": {}, "quarantine": {}}
+    manifest = {
+        "published": True,
+        "name": "set",
+        "version": version,
+        "config": config,
+        "files": files,
+        "figures": {},
+        "quarantine": {},
+    }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder

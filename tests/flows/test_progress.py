@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,17 @@ def test_speed_with_time_left_is_of_this_run_alone(capsys: pytest.CaptureFixture
     first, *_, last = capsys.readouterr().err.splitlines()
     assert first == "sampled 40 of 100, loading the engine, 4 quarantined"
     assert last == "sampled 62 of 100, 300 tok/s, 0:00:13 left, 6 quarantined"
+
+
+def test_a_terminal_that_is_gone_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    gone = open(write, "w")  # noqa: SIM115  (whoever closes it would hear of the broken pipe)
+    monkeypatch.setattr(sys, "stderr", gone)
+    with RunProgress(100, num_quarantined=0) as progress:
+        progress(0, Progress(num_done=40, num_failed=1))
+    with suppress(BrokenPipeError):
+        gone.close()
 
 
 def test_a_run_that_has_nothing_left_to_sample(capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,3 +35,16 @@ def test_none_for_the_limit_is_an_error_that_a_fresh_engine_may_cure() -> None:
     with pytest.raises(EngineStalledError, match=r"for 10 s.*shards\.stall_timeout_s"):
         watchdog.see((5, 5))
     assert issubclass(EngineStalledError, EngineError)
+
+
+def test_a_machine_that_slept_has_not_watched() -> None:
+    clock = Clock()
+    watchdog = Watchdog(10.0, clock)
+    watchdog.see((5, 5))
+    clock.now += 3600.0
+    watchdog.see((5, 5))
+    clock.now += 9.0
+    watchdog.see((5, 5))
+    clock.now += 1.0
+    with pytest.raises(EngineStalledError):
+        watchdog.see((5, 5))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.bench.child import _death, run
+from flows.bench.child import run
 from flows.bench.job import Job
 from sampling.config import ModelConfig
 from sampling.errors import EngineDiedError, ModelError
@@ -40,14 +40,3 @@ def kill_the_child() -> None:
                     os.kill(int(child), signal.SIGKILL)
                     return
         time.sleep(0.01)
-
-
-def test_the_log_that_is_shown_is_that_of_the_process(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    log.write_text("of another one\n")
-    start = log.stat().st_size
-    with log.open("a") as file:
-        file.write("first\n\nsecond\n  third\n" + "x" * 300 + "\n")
-    assert str(_death(3, log, start)) == (
-        f"the measuring process ended with exit code 3; {log} ends: second | third | {'x' * 200}"
-    )

@@ -190,7 +190,7 @@ async def test_a_server_with_few_logprobs_says_how_many_and_how_many_ids_it_has(
 
 async def test_a_model_that_is_not_served_is_refused_with_both_names(teacher: Server, theta: Server) -> None:
     with pytest.raises(ServerRefusedError, match="serves teacher, not Qwen/Qwen3-14B"):
-        await ModelClient("teacher", [teacher.url], FAST, model="Qwen/Qwen3-14B").__aenter__()
+        await ModelClient("teacher", [teacher.url], FAST, served_name="Qwen/Qwen3-14B").__aenter__()
     with pytest.raises(ServerRefusedError, match=r"disagree: .*(teacher and theta|theta and teacher)") as caught:
         await ModelClient("teacher", [teacher.url, theta.url], FAST).__aenter__()
     assert teacher.url in str(caught.value)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from sampling import DualOutput, DualPrompt, DualSampler, FailedRow, MixtureConfig, SamplingConfig
-from sampling.errors import ConfigurationError, EngineError
+from sampling.errors import ConfigurationError, EngineError, ServerError
 from sampling.http.config import HttpConfig
 from sampling.http.pair import Question
 from tests.sampling.http.conftest import FAST
@@ -152,6 +152,18 @@ def test_more_ids_are_asked_for_where_the_tail_is_heavy(
     assert all((out.diagnostics.js_error < 2e-3).all() for out in outs)
 
 
+@pytest.mark.parametrize("name_ids", [True, False])
+def test_ids_are_named_where_that_is_wanted_and_it_is_counted(
+    name_ids: bool, servers: tuple[Server, Server], tiny_pair: tuple[Path, Path]
+) -> None:
+    http = FAST.model_copy(update={"top_k": 5, "max_tail_mass": 1.0, "name_ids": name_ids})
+    with coupled(servers, tiny_pair, http) as sampler:
+        outs = sampler.generate(prompts(8), SamplingConfig(max_tokens=2), progress=False)
+        num_named, num_tokens = sampler.stats.num_named, sampler.stats.num_tokens
+    assert num_tokens == sum(len(out.token_ids) for out in outs)
+    assert (num_named > 0) is name_ids
+
+
 async def test_streams_are_rows(exact: DualSampler) -> None:
     parameters = SamplingConfig(max_tokens=6, seed=3)
     (row,) = prompts(1)
@@ -168,9 +180,41 @@ def test_a_mistaken_pair_is_refused_before_the_first_token(
         DualSampler(str(teacher), str(theta), teacher_url=server.url)
     with pytest.raises(ConfigurationError, match="no theta: give a folder, a Hub id, or theta_url"):
         DualSampler(str(teacher))
-    other = make_model(tmp_path / "other", seed=5, tokenizer=byte_tokenizer(("hello",)))
+    other = make_model(tmp_path / "teacher", seed=5, tokenizer=byte_tokenizer(("hello",)))
     with pytest.raises(ConfigurationError, match=r"tokenizer|vocabulary"):
         DualSampler(str(other), str(other), teacher_url=server.url, theta_url=server.url, http=FAST)
+
+
+def test_swapped_addresses_are_refused(servers: tuple[Server, Server], tiny_pair: tuple[Path, Path]) -> None:
+    """Both models have one tokenizer: only their names tell them apart."""
+    (teacher, theta), (teacher_server, theta_server) = tiny_pair, servers
+    said = r"theta's server .* serves teacher, not .*/theta; .*models\.theta\.served_name"
+    with pytest.raises(ConfigurationError, match=said):
+        DualSampler(str(teacher), str(theta), teacher_url=theta_server.url, theta_url=teacher_server.url, http=FAST)
+
+
+async def test_streams_side_by_side_all_hear_of_a_lost_server(
+    servers: tuple[Server, Server], tiny_pair: tuple[Path, Path]
+) -> None:
+    http = FAST.model_copy(update={"retries": 0})
+    async with Proxy(servers[1].url) as theta:
+
+        def couple() -> DualSampler:
+            return DualSampler(
+                str(tiny_pair[0]), str(tiny_pair[1]), teacher_url=servers[0].url, theta_url=theta.url, http=http
+            )
+
+        sampler = await asyncio.to_thread(couple)
+
+        async def drain(row: DualPrompt) -> None:
+            async for _ in sampler.stream(row, SamplingConfig(max_tokens=200, temperature=0)):
+                if theta.posts() > 40:
+                    theta.always = status(500)
+
+        async with asyncio.timeout(60):
+            ends = await asyncio.gather(*map(drain, prompts(3)), return_exceptions=True)
+        assert [type(end) for end in ends] == [ServerError] * 3
+        await asyncio.to_thread(sampler.close)
 
 
 def test_a_lost_server_ends_the_attempt(tiny_pair: tuple[Path, Path], servers: tuple[Server, Server]) -> None:

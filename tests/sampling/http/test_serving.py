@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,20 @@ def config_of(pair: tuple[Path, Path], folder: Path, **given: Any) -> ServingCon
     return ServingConfig(**{**values, **given})
 
 
+@pytest.fixture(autouse=True)
+def others() -> Iterator[None]:
+    """Servers of other tests run beside these."""
+    OTHERS.update(psutil.Process().children(recursive=True))
+    yield
+    OTHERS.clear()
+
+
+OTHERS: set[psutil.Process] = set()
+
+
 def children() -> list[psutil.Process]:
-    return list(psutil.Process().children(recursive=True))
+    """What this test has started."""
+    return [process for process in psutil.Process().children(recursive=True) if process not in OTHERS]
 
 
 def assert_ended(processes: list[psutil.Process]) -> None:
@@ -119,15 +131,3 @@ def test_a_guard_kills_what_does_not_end_by_itself() -> None:
     assert guard.wait(GRACE_S + 30) == 128 + signal.SIGKILL
     assert_ended(processes)
     guard.stdout.close()
-
-
-def test_the_reason_is_found_above_the_last_lines(tmp_path: Path) -> None:
-    said = [
-        "(APIServer pid=7) WARNING 11-21 12:41:48 [system_utils.py:255] errors like `OSError: [Errno 24] Too many`",
-        "(EngineCore pid=9) ERROR 11-21 12:41:50 [core.py:1] ValueError: 1.0 GiB KV cache is needed",
-        "(APIServer pid=7) Traceback (most recent call last):",
-        '(APIServer pid=7)   File "a.py", line 1, in <module>',
-        "(APIServer pid=7)     raise RuntimeError(",
-        "(APIServer pid=7) RuntimeError: Engine core initialization failed. See root cause above.",
-    ]
-    assert serving.log_end("\n".join(said)).startswith(f"{said[1]} | {said[3].strip()} | ")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 
+from sampling.http.client import ModelClient
 from sampling.http.turns import Turns
+from tests.sampling.http.conftest import FAST
 
 
 async def test_kinds_never_meet_and_all_get_through() -> None:
@@ -70,3 +72,14 @@ async def test_cancelled_work_leaves_the_turns_in_order() -> None:
     async with asyncio.timeout(5):
         for kind in (True, False):
             await work(kind)
+
+
+def test_two_models_on_one_server_share_its_turns() -> None:
+    theta = ModelClient("theta", ["http://a:1", "http://b:2/v1"], FAST)
+    teacher = ModelClient("teacher", ["http://b:2", "http://c:3"], FAST)
+    theta.share_turns(teacher)
+    turns = {
+        (client.name, replica.url): replica.turns for client in (theta, teacher) for replica in client._replicas.all
+    }
+    assert turns["theta", "http://b:2"] is turns["teacher", "http://b:2"]
+    assert len({id(turn) for turn in turns.values()}) == 3

@@ -129,3 +129,19 @@ def test_q_lies_within_its_error(
     assert distance <= error + 1e-6
     if named and top_p is not None and union.teacher_top_share >= top_p + 1e-6:
         assert error == 0  # exact: the whole region is known to both
+
+
+def test_an_impossible_id_among_the_likeliest_leaves_a_bucket_that_is_a_number() -> None:
+    ids, logprobs = np.arange(3), np.array([np.log(0.5), np.log(0.5), -np.inf])
+    for temperature in (0.0, 0.5, 1.0, 1.5):
+        assert not np.isnan(known(ids, logprobs, 3, 440, temperature).log_tail)
+
+
+def test_a_tail_is_heavier_at_a_higher_temperature() -> None:
+    logits = np.random.default_rng(0).normal(size=20_000)
+    logits[:20] += 12
+    logprobs = logits - logsumexp(logits)
+    shares = [known(np.arange(20), logprobs[:20], 20, 20_000, temperature).tail_share for temperature in (0.5, 1, 1.5)]
+    assert abs(shares[1] - np.exp(logprobs[20:]).sum()) < 1e-6
+    true = np.exp(logprobs[20:] / 1.5).sum() / np.exp(logprobs / 1.5).sum()
+    assert shares[0] < shares[1] < true <= shares[2]

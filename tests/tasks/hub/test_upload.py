@@ -308,6 +308,15 @@ def test_what_arrives_otherwise_gets_no_manifest(
     assert on_hub(hub) == contents(folder)
 
 
+def test_a_refused_dataset_is_not_sent(hub: HubServer, tmp_path: Path) -> None:
+    folder = made(tmp_path / "set")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "published": False}))
+    with pytest.raises(RefusedError, match="was refused by the gate"):
+        upload(hub, folder)
+    assert ID not in hub.repos
+
+
 def test_a_damaged_dataset_is_not_sent(hub: HubServer, tmp_path: Path) -> None:
     folder = made(tmp_path / "set")
     with open(folder / "data" / "train-00000.parquet", "r+b") as file:
@@ -355,7 +364,7 @@ def test_offline_is_said_at_once(hub: HubServer, tmp_path: Path, monkeypatch: py
 def test_the_environments_token_is_the_default(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = made(tmp_path / "set")
     with pytest.raises(
-        ConfigurationError, match=r"token is missing; set HF_TOKEN, log in .*publish.dual-sampling-hub-token"
+        ConfigurationError, match=r"token is missing; set HF_TOKEN, log in .*named dual-sampling-hub-token"
     ):
         upload(hub, folder, token=None)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
