@@ -7,7 +7,7 @@ import flows.environment  # noqa: F401  isort: skip  (before Prefect, vLLM, Grea
 import logging
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,10 +19,12 @@ from prefect.cache_policies import NO_CACHE
 from flows.artifacts import show_cost, show_quality
 from flows.assets import record_dataset, record_upload
 from flows.credentials import server_keys
+from flows.fan_out import FanOut
 from flows.hooks import label_run, report_end, report_published
 from flows.logs import log_to_prefect, silence_prefect
 from flows.progress import RunProgress, ShardPages
 from flows.publish import upload
+from flows.sampling_runs import SamplingRuns
 from flows.server import start_server
 from sampling.errors import RefusedError
 from sampling.memory import check_max_tokens, context_length
@@ -40,7 +42,7 @@ from tasks.probe import Probe, check_prompts
 from tasks.publish import Run, finish, publish_dataset
 from tasks.rows import PreparedRow, QuarantinedRow, SourceReport, prepare_rows
 from tasks.run_folder import RunFolder
-from tasks.shards import retry_options, sample_shard
+from tasks.shards import ShardSummary, retry_options, sample_shard
 from validations.limits import Limits
 
 if TYPE_CHECKING:
@@ -73,7 +75,7 @@ def run_produce(config: PipelineConfig) -> ProduceResult:
     """
     silence_prefect()
     folder = open_run(config).folder
-    with folder.locked():
+    with folder.locked(config.shards.run_on):
         if (result := _find_published(folder, config.validation)) is not None and config.publish.hub is None:
             return result
     start_server()
@@ -91,7 +93,7 @@ def produce_dataset(config: PipelineConfig) -> ProduceResult:
     folder = opened.folder
     label_run(folder)
     log_to_prefect()
-    with folder.locked():
+    with folder.locked(config.shards.run_on):
         if (result := _find_published(folder, config.validation)) is not None:
             return _with_copy(config, result)
         libraries = _libraries()
@@ -137,23 +139,30 @@ def open_run(config: PipelineConfig) -> OpenedRun:
     return OpenedRun(RunFolder.of(config, identity_of(config, report)), report, rows, theta, teacher)
 
 
-def _sample(config: PipelineConfig, folder: RunFolder, plan: Plan) -> list[Any]:
-    """Every shard on one engine, one after the other; one task a shard, because a subflow costs 1.3 s."""
-    one_shard = sample_shard.with_options(**retry_options(config.shards))
+def _sample(config: PipelineConfig, folder: RunFolder, plan: Plan) -> list[ShardSummary]:
+    """Every shard, by `shards.run_on`: on one engine here, or on those of a deployment's runs."""
     num_samples = config.sampling.n
-    with (
-        RunProgress(
-            plan.num_rows * num_samples, sum(plan.quarantine.values()), ShardPages(folder, num_samples)
-        ) as progress,
-        EngineProcess(config, folder, server_keys(config)) as engine,
-    ):
+    runs = SamplingRuns(config.shards.deployment, folder) if config.shards.run_on == "deployment" else None
+    pages = ShardPages(folder, num_samples)
+    with RunProgress(plan.num_rows * num_samples, sum(plan.quarantine.values()), pages) as progress:
         probe = Probe(folder, config.validation)
 
         def on_progress(shard: int, now: Progress) -> None:
             progress(shard, now)
             probe(shard, now)
 
-        return [one_shard(folder, i, num_samples, engine, on_progress) for i in range(plan.num_shards)]
+        if runs is not None:
+            return FanOut(config, folder, runs, on_progress, progress.show_engines).sample(plan.num_shards)
+        return _sample_here(config, folder, plan, on_progress)
+
+
+def _sample_here(
+    config: PipelineConfig, folder: RunFolder, plan: Plan, on_progress: Callable[[int, Progress], None]
+) -> list[ShardSummary]:
+    """One shard after the other; one task a shard, because a subflow costs 1.3 s."""
+    one_shard = sample_shard.with_options(**retry_options(config.shards))
+    with EngineProcess(config, folder, server_keys(config)) as engine:
+        return [one_shard(folder, i, config.sampling.n, engine, on_progress) for i in range(plan.num_shards)]
 
 
 def _with_copy(config: PipelineConfig, result: ProduceResult) -> ProduceResult:

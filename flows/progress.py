@@ -32,6 +32,7 @@ class Tally:
     num_completions: int
     num_failed: int = 0
     num_done: int = 0
+    num_engines: int = 1  # that draw at the same time
     # Of this run's attempts alone; what an earlier run did says nothing of the speed of this one.
     num_new: int = 0
     num_tokens: int = 0
@@ -64,11 +65,12 @@ class Tally:
         """Speed, time left, quarantined: `830 tok/s, 0:01:20 left, 2 quarantined`."""
         parts = []
         if self.sampling_s:
-            parts.append(f"{self.num_tokens / self.sampling_s:.0f} tok/s")
+            parts.append(f"{self.num_tokens / self.sampling_s * self.num_engines:.0f} tok/s")
         elif self.num_left:
             parts.append("loading the engine")
         if self.num_new and self.num_left:
-            parts.append(f"{timedelta(seconds=round(self.num_left * self.sampling_s / self.num_new))} left")
+            left_s = self.num_left * self.sampling_s / self.num_new / self.num_engines
+            parts.append(f"{timedelta(seconds=round(left_s))} left")
         if self.num_failed:
             parts.append(f"{self.num_failed} quarantined")
         return ", ".join(parts)
@@ -121,6 +123,10 @@ class RunProgress:
                 self._bar.update(self._bar.task_ids[0], completed=self.num_done)
         elif self._printed is None or time.monotonic() - self._printed >= LINE_EVERY_S:
             self._print()
+
+    def show_engines(self, num_engines: int) -> None:
+        """Take how many engines draw at the same time."""
+        self._all.num_engines = max(1, num_engines)
 
     @property
     def num_done(self) -> int:

@@ -80,6 +80,18 @@ class ShardsConfig(Frozen):
     stall_timeout_s: float = Field(
         600.0, ge=1.0, description="Longest wait for any sign of progress, seconds; then the engine counts as dead."
     )
+    run_on: Literal["here", "deployment"] = Field(
+        "here", description="deployment: runs of `deployment` sample the shards, one engine each, on any worker."
+    )
+    deployment: str = Field(
+        "sample-shards/sample-shards", pattern=r"^[^/]+/[^/]+$", description="Which one: flow/deployment."
+    )
+    max_runs: int | None = Field(
+        None, ge=1, description="Runs of it at once; default: as many as its pool has workers."
+    )
+    lost_timeout_s: float = Field(
+        90.0, ge=10.0, description="Longest silence of such a run, seconds; then it counts as lost, and is replaced."
+    )
 
 
 class MetricsConfig(Frozen):

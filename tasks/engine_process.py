@@ -19,7 +19,7 @@ from sampling.deaths import death
 from sampling.errors import DualSamplingError, EngineDiedError
 from tasks.config import PipelineConfig
 from tasks.parts import Key
-from tasks.run_folder import RunFolder, ShardFolder
+from tasks.run_folder import OWN_ENGINE, RunFolder, ShardFolder
 from tasks.watchdog import Watchdog
 
 STOP_TIMEOUT_S = 30.0  # the child has one commit to make
@@ -38,8 +38,14 @@ class Progress:
 class EngineProcess:
     """Starts the child when the first shard needs it, and again after it died."""
 
-    def __init__(self, config: PipelineConfig, folder: RunFolder, environment: Mapping[str, str] | None = None) -> None:
-        """`environment` holds variables that the child alone gets, such as keys."""
+    def __init__(
+        self,
+        config: PipelineConfig,
+        folder: RunFolder,
+        environment: Mapping[str, str] | None = None,
+        name: str = OWN_ENGINE,
+    ) -> None:
+        """`environment` holds variables that the child alone gets, such as keys; `name` is its log's and its lock's."""
         self._settings = {
             "teacher": config.models.teacher.model_dump(mode="json"),
             "theta": config.models.theta.model_dump(mode="json"),
@@ -49,10 +55,10 @@ class EngineProcess:
             "sampling": config.sampling.model_dump(mode="json"),
             "metrics": config.metrics.model_dump(mode="json"),
             "run": folder.run_id[:12],
-            "lock": str(folder.engine_lock),
+            "lock": str(folder.engine_lock(name)),
         }
         self._environment = environment or {}
-        self._log = folder.engine_log
+        self._log = folder.engine_log(name)
         self._log_start = 0
         self._stall_timeout_s = config.shards.stall_timeout_s
         self._progress: Progress | None = None

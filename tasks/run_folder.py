@@ -20,6 +20,7 @@ from tasks.durable import output_errors, read_json, sha256_of, write_json
 from tasks.identity import Identity, differing_keys, run_id_of
 
 LATEST = "latest"
+OWN_ENGINE = "engine"
 ORPHAN_TIMEOUT_S = 30.0
 
 
@@ -49,12 +50,26 @@ class ShardFolder:
         """Written last: a shard is complete when it exists."""
         return self.path / "shard.json"
 
+    @property
+    def claim(self) -> Path:
+        """Who samples the shard; left behind by a process that was killed."""
+        return self.path / "claim.json"
+
+    @property
+    def failure(self) -> Path:
+        """Why the shard was given up; removed when the run is started again."""
+        return self.path / "failure.json"
+
+    def is_ended(self) -> bool:
+        """Whether it is complete or given up."""
+        return self.summary.exists() or self.failure.exists()
+
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
     """The places of one run.
 
-    <root>/<name>/.work/<version>/   run.json, plan.json, quarantine.jsonl, engine.log, lock, shards/, staged/
+    <root>/<name>/.work/<version>/   run.json, plan.json, quarantine.jsonl, engine.log, lock, shards/, runs/, staged/
     <root>/<name>/<version>/         the published dataset
     <root>/refused/<name>/<version>/ the dataset that the gate refused
     """
@@ -72,6 +87,19 @@ class RunFolder:
             raise OutputError(f"publish.version {LATEST!r} is the name of the link; choose another version")
         # The root itself may be a link, which is followed once, here.
         return cls(Path(config.publish.root).expanduser().resolve(), config.name, version, identity)
+
+    @classmethod
+    def at(cls, work: str) -> tuple[RunFolder, PipelineConfig]:
+        """The run that is at work in a folder, with its configuration. Raises OutputError when there is none."""
+        path = Path(work)
+        run = read_json(path / "run.json")
+        if run is None:
+            raise OutputError(
+                f"{path} holds no run.json on {socket.gethostname()}; mount the run's publish.root there at the same"
+                " path, or start the run first"
+            )
+        folder = cls(path.parent.parent.parent, path.parent.parent.name, path.name, run["identity"])
+        return folder, PipelineConfig.model_validate(run["config"])
 
     @property
     def run_id(self) -> str:
@@ -114,25 +142,29 @@ class RunFolder:
         return self.work / "quarantine.jsonl"
 
     @property
-    def engine_lock(self) -> Path:
-        """Held by the engine's process for as long as it can write rows."""
-        return self.work / "engine.lock"
+    def runs(self) -> Path:
+        """What the runs of `shards.deployment` say of themselves."""
+        return self.work / "runs"
 
-    @property
-    def engine_log(self) -> Path:
+    def engine_lock(self, name: str) -> Path:
+        """Held by an engine's process for as long as it can write rows; the run's own engine is `engine`."""
+        return self.work / f"{name}.lock"
+
+    def engine_log(self, name: str) -> Path:
         """What vLLM, torch, the engine's process print."""
-        return self.work / "engine.log"
+        return self.work / f"{name}.log"
 
     def shard(self, index: int) -> ShardFolder:
         """The folder of a shard, counted from 0."""
         return ShardFolder(self.work / "shards" / f"{index:05d}")
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, run_on: str = "here") -> Iterator[None]:
         """Hold the work folder for this process alone.
 
-        Raises OutputError when it cannot be written, when another run holds it (its pid and host are named), or when
-        it belongs to another configuration (the keys that differ are named).
+        `run_on` is `shards.run_on`: runs of a deployment may go on in the folder of a run that was killed. Raises
+        OutputError when it cannot be written, when another run holds it (its pid and host are named), or when it
+        belongs to another configuration (the keys that differ are named).
         """
         with output_errors(self.work):
             self.work.mkdir(parents=True, exist_ok=True)
@@ -147,7 +179,9 @@ class RunFolder:
                     f" {holder['since']}); wait for it, end it, or choose another publish.version"
                 ) from None
         try:
-            self._wait_for_orphan()
+            self._wait_for_orphans(
+                self.engine_lock(OWN_ENGINE).name if run_on == "deployment" else f"{OWN_ENGINE}*.lock"
+            )
             with output_errors(self.work):
                 since = datetime.now(UTC).isoformat(timespec="seconds")
                 holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
@@ -192,14 +226,18 @@ class RunFolder:
         with suppress(OSError):  # another version may be at work there
             self.work.parent.rmdir()
 
-    def _wait_for_orphan(self) -> None:
+    def _wait_for_orphans(self, pattern: str) -> None:
         """An engine whose run was killed ends itself within a second; until then it may still commit rows."""
-        orphan = FileLock(self.engine_lock)
-        try:
-            orphan.acquire(timeout=ORPHAN_TIMEOUT_S)
-        except Timeout:
-            raise OutputError(f"an engine of an earlier run still writes to {self.work}; end its process") from None
-        orphan.release()
+        for path in self.work.glob(pattern):
+            orphan = FileLock(path)
+            try:
+                orphan.acquire(timeout=ORPHAN_TIMEOUT_S)
+            except Timeout:
+                raise OutputError(
+                    f"an engine of an earlier run still writes to {self.work} (it holds {path.name}); end its process,"
+                    " or cancel the sample-shards runs, or go on with them: shards.run_on: deployment"
+                ) from None
+            orphan.release()
 
     def _check_owner(self) -> None:
         for folder, document in ((self.work, "run.json"), (self.refused, "manifest.json")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -15,6 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
+from sampling import errors
 from sampling.errors import EngineError, UnsupportedVllmError
 from sampling.record import RECORD_SCHEMA
 from tasks.columns import PREFIX, published_names, write_table
@@ -63,6 +65,20 @@ def read_failures(shard: ShardFolder) -> list[Failure]:
     values = read_json(shard.summary)
     assert values is not None, "read only from complete shards"
     return [Failure(**failure) for failure in values["failures"]]
+
+
+def give_up(shard: ShardFolder, error: EngineError) -> None:
+    """Say why a shard is not sampled any more, so that other shards go on."""
+    write_json(shard.failure, {"error": type(error).__name__, "text": f"{error} (on {socket.gethostname()})"})
+
+
+def read_failure(shard: ShardFolder) -> EngineError | None:
+    """Why a shard was given up; None for one that was not."""
+    values = read_json(shard.failure)
+    if values is None:
+        return None
+    kind: type[EngineError] = getattr(errors, values["error"])
+    return kind(values["text"])
 
 
 def retry_options(shards: ShardsConfig) -> dict[str, Any]:

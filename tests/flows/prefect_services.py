@@ -30,6 +30,7 @@ class PrefectServices:
     address: str
     environment: dict[str, str]
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    server: subprocess.Popen[bytes] = field(init=False)
 
     def call(self, *argv: str | Path) -> subprocess.CompletedProcess[str]:
         """A command that ends, run in the checkout; stdin is closed, so whoever asks a question gets none answered."""
@@ -50,15 +51,22 @@ class PrefectServices:
         assert done.returncode == 0, f"{done.stdout}\n{self.logs()}"
         return done.stdout
 
-    def start_worker(self, pool: str, *argv: str) -> None:
+    def start_server(self) -> None:
+        """The server, on its port, with what its database holds; returns when it answers."""
+        port = self.address.removesuffix("/api").rpartition(":")[2]
+        self.server = self.start("server.log", ["server", "start", "--port", port, "--no-ui"], cwd=self.folder)
+        wait_until(lambda: is_healthy(self, self.server), self)
+
+    def start_worker(self, pool: str, *argv: str, name: str = "worker") -> subprocess.Popen[bytes]:
         """A worker of a pool, elsewhere than in the checkout; it asks for work once a second."""
-        folder = self.folder / f"worker-{pool}"
-        folder.mkdir()
-        self.start(f"{pool}.log", ["worker", "start", "--pool", pool, *argv], cwd=folder)
+        folder = self.folder / f"{name}-{pool}"
+        folder.mkdir(exist_ok=True)
+        argv = ("worker", "start", "--pool", pool, "--name", f"{name}-{pool}", *argv)
+        return self.start(f"{folder.name}.log", [*argv], cwd=folder)
 
     def start(self, log: str, argv: list[str], cwd: Path) -> subprocess.Popen[bytes]:
         """`prefect …` in the background, in a process group of its own, which ends with the services."""
-        with (self.folder / log).open("wb") as output:
+        with (self.folder / log).open("ab") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "prefect", *argv],
                 cwd=cwd,
@@ -76,16 +84,20 @@ class PrefectServices:
         texts = {path: path.read_text(errors="replace") for path in sorted(self.folder.glob("*.log"))}
         return "\n".join(f"--- {path.name}\n{text[-6000:]}" for path, text in texts.items())
 
+    def kill(self, process: subprocess.Popen[bytes]) -> None:
+        """End a process group without a word; a worker's runs, with their engines, are in its own."""
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        self.processes.remove(process)
+
     def stop(self) -> None:
-        """End every process group; a worker's runs, with their engines, are in its own."""
-        for process in reversed(self.processes):
+        """End every process group, the last one first."""
+        for process in reversed(self.processes.copy()):
             process.terminate()
             with suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=10)
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        self.processes.clear()
+            self.kill(process)
 
     def alive(self) -> list[str]:
         """The command lines of those processes that still run with this server's home in their environment."""
@@ -115,8 +127,7 @@ def prefect_services(folder: Path, **settings: str) -> Iterator[PrefectServices]
     }
     services = PrefectServices(folder, address, environment)
     try:
-        server = services.start("server.log", ["server", "start", "--port", str(port), "--no-ui"], cwd=folder)
-        wait_until(lambda: is_healthy(services, server), services)
+        services.start_server()
         yield services
     finally:
         services.stop()

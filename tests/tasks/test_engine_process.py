@@ -17,7 +17,7 @@ from sampling.errors import EngineDiedError, EngineStalledError, ModelError
 from tasks.config import PipelineConfig
 from tasks.engine_process import EngineProcess, Progress
 from tasks.parts import read_parts
-from tasks.run_folder import RunFolder
+from tasks.run_folder import OWN_ENGINE, RunFolder
 from tests.tasks.runs import make_config, make_row, make_run
 
 IDS = [make_row(i).id for i in range(8)]
@@ -129,11 +129,11 @@ def test_an_engine_that_hangs_is_ended_and_keeps_what_it_committed(
 def test_the_end_of_the_log_is_in_the_error(tmp_path: Path, tiny_pair: tuple[Path, Path]) -> None:
     config = config_of(tiny_pair, tmp_path)
     folder, _ = make_run(config, [make_row(0)])
-    folder.engine_log.write_text("of an earlier engine\n")
+    folder.engine_log(OWN_ENGINE).write_text("of an earlier engine\n")
     with EngineProcess(config, folder) as process:
 
         def crash() -> None:
-            wait_until(lambda: folder.engine_lock.exists())  # it has begun to load
+            wait_until(lambda: folder.engine_lock(OWN_ENGINE).exists())  # it has begun to load
             assert process.pid is not None
             os.kill(process.pid, signal.SIGSEGV)
 
@@ -162,7 +162,7 @@ import threading
 from tasks.config import PipelineConfig
 from tasks.config import PipelineConfig
 from tasks.engine_process import EngineProcess
-from tasks.run_folder import RunFolder
+from tasks.run_folder import OWN_ENGINE, RunFolder
 config = PipelineConfig.model_validate_json({config.model_dump_json()!r})
 folder = RunFolder.of(config, {folder.identity!r})
 process = EngineProcess(config, folder)
@@ -175,7 +175,7 @@ print(process.pid, flush=True)
     run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert run.stdout is not None
     pid = int(run.stdout.readline())
-    wait_until(lambda: folder.engine_lock.exists())  # it has begun to load
+    wait_until(lambda: folder.engine_lock(OWN_ENGINE).exists())  # it has begun to load
     assert is_alive(pid)
     run.kill()
     run.wait()

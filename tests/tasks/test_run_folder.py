@@ -14,7 +14,7 @@ import pytest
 from sampling.errors import OutputError
 from tasks.config import PipelineConfig
 from tasks.durable import sha256_of, write_json
-from tasks.run_folder import RunFolder
+from tasks.run_folder import OWN_ENGINE, RunFolder
 
 IDENTITY: dict[str, dict[str, Any]] = {"sampling": {"temperature": 1.0, "seed": 0}, "source": {"fingerprint": "f"}}
 
@@ -62,7 +62,7 @@ def test_the_lock_of_a_killed_run_is_free(tmp_path: Path) -> None:
 import sys, time
 from pathlib import Path
 from typing import Any
-from tasks.run_folder import RunFolder
+from tasks.run_folder import OWN_ENGINE, RunFolder
 with RunFolder(Path({str(tmp_path)!r}), "d", {run.version!r}, {run.identity!r}).locked():
     print("held", flush=True)
     time.sleep(600)
@@ -84,7 +84,7 @@ def test_a_run_waits_for_the_engine_of_a_killed_run(tmp_path: Path) -> None:
     code = f"""
 import time
 from filelock import FileLock
-with FileLock({str(run.engine_lock)!r}):
+with FileLock({str(run.engine_lock(OWN_ENGINE))!r}):
     print("held", flush=True)
     time.sleep(1.0)
 """
@@ -94,7 +94,7 @@ with FileLock({str(run.engine_lock)!r}):
     started = time.monotonic()
     with run.locked():
         assert time.monotonic() - started > 0.5
-        assert not run.engine_lock.exists() or process.wait(5) == 0
+        assert not run.engine_lock(OWN_ENGINE).exists() or process.wait(5) == 0
 
 
 @pytest.mark.parametrize("where", ["work", "refused", "published"])

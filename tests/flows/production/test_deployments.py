@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,31 +13,20 @@ import pytest
 import yaml
 
 from tasks.dataset import open_dataset
-from tests.flows.prefect_services import ROOT, PrefectServices, prefect_services
+from tests.flows.prefect_services import ROOT, PrefectServices
+from tests.flows.production.conftest import CPU, GPU
 from tests.flows.test_produce import NUM_SAMPLES, config_of, tokens_of
 
-GPU, CPU = "gpu", "cpu"
 # Flow and deployment → pool and queue.
 DEPLOYED = {
     "produce-dataset/produce": (GPU, "runs"),
+    "produce-dataset/produce-on-many-gpus": (CPU, "datasets"),
+    "sample-shards/sample-shards": (GPU, "shards"),
     "validate-dataset/validate": (CPU, "datasets"),
     "report-dataset/report": (CPU, "datasets"),
     "compare-datasets/compare": (CPU, "datasets"),
     "publish-dataset/publish": (CPU, "datasets"),
 }
-
-
-@pytest.fixture(scope="module")
-def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServices]:
-    """All deployments on a server that was new, a worker for each pool; in the end nothing of it runs."""
-    with prefect_services(tmp_path_factory.mktemp("services")) as services:
-        for pool in (GPU, CPU):
-            services.prefect("work-pool", "create", pool, "--type", "process")
-        services.start_worker(GPU, "--limit", "1")
-        services.start_worker(CPU)
-        services.prefect("deploy", "--all", "--no-prompt")
-        yield services
-    assert services.alive() == []
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,208 @@
+"""The wait for shards that runs of a deployment sample."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from uuid import UUID
+
+from httpx import HTTPError
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.exceptions import PrefectException
+
+from flows.sampling_runs import SamplingRuns
+from sampling.errors import EngineDiedError, EngineError
+from tasks.config import PipelineConfig
+from tasks.durable import output_errors
+from tasks.engine_process import Progress
+from tasks.heartbeat import Beat, read_beats
+from tasks.run_folder import RunFolder
+from tasks.shards import ShardSummary, read_failure, read_summary
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 1.0  # of the work folder: one small file a run
+ASK_S = 5.0  # of Prefect's server
+BEGIN_S = 600.0  # from a worker's word that it begins to the first beat: a container's image may come first
+FINISH_S = 30.0  # what an engine's process is given to end
+MAX_STILLBORN = 3  # runs in a row that ended before their first beat
+
+
+class FanOut:
+    """Has runs of `shards.deployment` sample every shard; replaces the lost ones."""
+
+    def __init__(
+        self,
+        config: PipelineConfig,
+        folder: RunFolder,
+        runs: SamplingRuns,
+        on_progress: Callable[[int, Progress], None],
+        on_engines: Callable[[int], None],
+    ) -> None:
+        """`on_progress` is given each shard with its figures, `on_engines` how many engines are at work."""
+        self._max_runs = config.shards.max_runs
+        self._lost_s = config.shards.lost_timeout_s
+        self._folder = folder
+        self._runs = runs
+        self._on_progress = on_progress
+        self._on_engines = on_engines
+        self._beats: dict[str, tuple[Beat, float]] = {}  # each run's last one, and when it was new
+        self._progress: dict[int, Progress] = {}
+        self._summaries: dict[int, ShardSummary] = {}
+        self._failures: dict[int, EngineError] = {}
+        self._open: set[int] = set()
+        self._seen: dict[UUID, float] = {}  # when a run that has not beaten yet was first seen to begin
+        self._ended: set[UUID] = set()
+        self._failed: list[str] = []  # what runs said that failed, or that somebody cancelled
+        self._num_stillborn = 0
+        self._asked = self._warned = 0.0
+
+    def sample(self, num_shards: int) -> list[ShardSummary]:
+        """The summaries of all shards, in their order.
+
+        Raises EngineError when a shard was given up (each is named), or when no run is left that could sample; what
+        is sampled is kept. Whatever it raises, the runs are cancelled.
+        """
+        try:
+            with output_errors(self._folder.work):
+                self._look_at_all(num_shards)
+                while self._open:
+                    self._look_at_beats()
+                    if time.monotonic() - self._asked >= ASK_S:
+                        with self._without_server():
+                            self._ask_prefect()
+                        self._asked = time.monotonic()
+                    if self._open:
+                        time.sleep(POLL_S)
+        except BaseException:
+            with self._without_server():
+                self._runs.cancel()
+            raise
+        with self._without_server():
+            self._finish()
+        if self._failures:
+            lines = "; ".join(str(error) for _, error in sorted(self._failures.items()))
+            first = next(iter(self._failures.values()))
+            raise type(first)(f"{lines}; every other shard is kept, and the same command tries these again")
+        return [self._summaries[index] for index in range(num_shards)]
+
+    def _look_at_all(self, num_shards: int) -> None:
+        """What earlier runs have completed; what they gave up, or were lost with, gets another chance."""
+        for index in range(num_shards):
+            shard = self._folder.shard(index)
+            shard.failure.unlink(missing_ok=True)
+            self._open.add(index)
+            if shard.summary.exists() and not self._take(index):
+                shard.summary.unlink()  # its table is damaged: a run makes it again from the parts
+
+    def _look_at_beats(self) -> None:
+        now = time.monotonic()
+        for run, beat in read_beats(self._folder.runs).items():
+            before, _ = self._beats.get(run, (None, 0.0))
+            if before is not None and before.number == beat.number:
+                continue
+            self._beats[run] = beat, now
+            for index in self._open.intersection(beat.ended):
+                self._take(index)
+            if beat.shard in self._open and beat.progress is not None:
+                self._show(beat.shard, beat.progress)
+        self._on_engines(len(self._at_work()))
+
+    def _take(self, index: int) -> bool:
+        """Whether a shard has ended; its outcome is noted then."""
+        shard = self._folder.shard(index)
+        if (summary := read_summary(shard)) is not None:
+            self._summaries[index] = summary
+            num_failed = sum(summary.failed.values())
+            before = self._progress.get(index, Progress(0, 0))
+            self._show(index, replace(before, num_done=summary.num_rows + num_failed, num_failed=num_failed))
+        elif (error := read_failure(shard)) is not None:
+            self._failures[index] = error
+        else:
+            return False
+        self._open.remove(index)
+        return True
+
+    def _show(self, index: int, now: Progress) -> None:
+        self._progress[index] = now
+        self._on_progress(index, now)
+
+    def _at_work(self) -> set[int]:
+        """Shards that a living run samples."""
+        now = time.monotonic()
+        return {
+            beat.shard for beat, since in self._beats.values() if beat.shard is not None and now - since < self._lost_s
+        }
+
+    def _ask_prefect(self) -> None:
+        """Replace what is lost."""
+        living = [run for run in self._runs.read() if self._is_alive(run)]
+        limit = self._limit() - len(self._failed)
+        if not living and limit <= 0:
+            said = "; ".join(self._failed)
+            raise EngineError(f"no run of the deployment is left to sample {len(self._open)} shards: {said}")
+        num_waiting = sum(str(run.id) not in self._beats for run in living)
+        num_free = len(self._open - self._at_work()) - num_waiting
+        for _ in range(min(limit - len(living), num_free)):
+            self._runs.start()
+
+    def _limit(self) -> int:
+        num_workers = self._runs.num_workers()
+        if num_workers == 0:
+            self._warn(f"no worker of the work pool {self._runs.pool!r} is there to sample: `prefect worker start`")
+        return max(1, num_workers if self._max_runs is None else min(self._max_runs, num_workers))
+
+    def _is_alive(self, run: FlowRun) -> bool:
+        """Not by Prefect's word alone: a run whose worker is dead stays Running there."""
+        state, beat, now = run.state, self._beats.get(str(run.id)), time.monotonic()
+        assert state is not None
+        if state.is_final():
+            self._note_end(run, state)
+            return False
+        if state.is_scheduled():
+            return True
+        silent_s = now - (beat[1] if beat else self._seen.setdefault(run.id, now))
+        if silent_s < (self._lost_s if beat else BEGIN_S):
+            return True
+        self._runs.lose(run, f"no sign of it for {silent_s:.0f} s")
+        return False
+
+    def _note_end(self, run: FlowRun, state: State) -> None:
+        if run.id in self._ended:
+            return
+        self._ended.add(run.id)
+        said = f"{run.name}: {state.name}: {state.message}"
+        if state.is_failed() or state.is_cancelled():
+            self._failed.append(said)
+        self._num_stillborn = 0 if str(run.id) in self._beats else self._num_stillborn + 1
+        if self._num_stillborn == MAX_STILLBORN:
+            raise EngineDiedError(
+                f"{MAX_STILLBORN} runs in a row ended before they began ({said}); see their worker's log"
+            )
+
+    def _finish(self) -> None:
+        """Runs that have nothing left to do end by themselves; one that does not is dead, or about to see it."""
+        deadline = time.monotonic() + FINISH_S
+        while left := self._runs.withdraw():
+            if time.monotonic() > deadline:
+                for run in left:
+                    self._runs.lose(run, "no shard is left, and no end of it was seen")
+                return
+            time.sleep(POLL_S)
+
+    @contextmanager
+    def _without_server(self) -> Iterator[None]:
+        """A server that is gone costs warnings: who samples, samples on."""
+        try:
+            yield
+        except (HTTPError, PrefectException) as error:
+            self._warn(f"Prefect's server does not answer ({type(error).__name__}: {error}); what is begun goes on")
+
+    def _warn(self, text: str) -> None:
+        """Once a minute."""
+        if not self._warned or time.monotonic() - self._warned >= 60.0:
+            self._warned = time.monotonic()
+            logger.warning("%s", text)

@@ -1,0 +1,76 @@
+"""The flow that samples what is left of a run's shards, on any machine that sees the run's folder."""
+
+from __future__ import annotations
+
+import flows.environment  # noqa: F401  isort: skip  (before Prefect, vLLM, Great Expectations)
+
+from collections.abc import Iterable
+from contextlib import closing
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from flows.credentials import server_keys
+from flows.logs import log_to_prefect
+from sampling.errors import EngineDiedError, EngineError, OutputError, UnsupportedVllmError
+from tasks.claims import unclaimed
+from tasks.config import PipelineConfig
+from tasks.durable import output_errors
+from tasks.engine_process import EngineProcess
+from tasks.heartbeat import Heartbeat
+from tasks.plan import read_plan
+from tasks.run_folder import OWN_ENGINE, RunFolder
+from tasks.shards import give_up, retry_options, sample_shard
+
+MAX_FAILING = 3  # shards one after the other: then it is not the shards
+
+
+@flow(name="sample-shards")
+def sample_shards(work: str) -> int:
+    """Sample, on one engine, each shard that is left and that no other run samples; how many those were.
+
+    Args:
+        work: The run's work folder, <root>/<name>/.work/<version>.
+    """
+    folder, config = RunFolder.at(work)
+    plan = read_plan(folder)
+    if plan is None:
+        raise OutputError(f"{folder.work} holds no plan.json yet: start the run that plans its rows first")
+    log_to_prefect()
+    run = str(flow_run.id)
+    with (
+        output_errors(folder.work),
+        Heartbeat(folder.runs, run) as heartbeat,
+        EngineProcess(config, folder, server_keys(config), name=f"{OWN_ENGINE}-{run[:8]}") as engine,
+        closing(unclaimed(folder, plan.num_shards, run)) as shards,
+    ):
+        return _sample(folder, config, shards, engine, heartbeat)
+
+
+def _sample(
+    folder: RunFolder,
+    config: PipelineConfig,
+    shards: Iterable[tuple[int, int]],
+    engine: EngineProcess,
+    heartbeat: Heartbeat,
+) -> int:
+    """A shard that fails is given up and named by the run that waits for all; the others go on."""
+    one_shard = sample_shard.with_options(**retry_options(config.shards))
+    num_sampled = num_failing = 0
+    for index, num_lost in shards:
+        try:
+            if num_lost > config.shards.retries:
+                raise EngineDiedError(f"shard {index:05d}: {num_lost} runs in a row were lost with their process")
+            one_shard(folder, index, config.sampling.n, engine, heartbeat.show)
+        except UnsupportedVllmError:
+            raise
+        except EngineError as error:
+            num_failing += 1
+            if num_failing == MAX_FAILING:
+                raise
+            give_up(folder.shard(index), error)
+        else:
+            num_failing = 0
+            num_sampled += 1
+        heartbeat.end(index)
+    return num_sampled

@@ -1,0 +1,128 @@
+"""The flow runs that sample a run's shards, as Prefect knows them."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterTags
+from prefect.client.schemas.objects import FlowRun, WorkerStatus
+from prefect.context import FlowRunContext
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL
+from prefect.states import Cancelled, Cancelling, Crashed
+
+from sampling.errors import ConfigurationError
+from tasks.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+CANCEL_S = 20.0  # a worker hears of it within seconds, and an engine's last commit is quick
+
+
+class SamplingRuns:
+    """Starts runs of a deployment for one work folder, watches them, cancels them.
+
+    Every method raises httpx.HTTPError when the server does not answer.
+    """
+
+    def __init__(self, deployment: str, folder: RunFolder) -> None:
+        """Raises ConfigurationError when the server has no such deployment, or no worker could ever run it."""
+        self._deployment = deployment
+        self._folder = folder
+        self._tag = f"dual-sampling-run:{folder.run_id[:12]}"
+        with get_client(sync_client=True) as client:
+            try:
+                found = client.read_deployment_by_name(deployment)
+            except ObjectNotFound:
+                raise ConfigurationError(
+                    f"{PREFECT_API_URL.value() or 'the temporary Prefect server'} has no deployment {deployment!r}"
+                    " (shards.deployment): point PREFECT_API_URL to the server, then `prefect deploy --all`"
+                ) from None
+            if found.work_pool_name is None:
+                raise ConfigurationError(f"{deployment} has no work pool; deploy it again from this prefect.yaml")
+            self.pool = found.work_pool_name
+            self._holds_worker = _own_pool() == self.pool
+            if self._holds_worker and self._num_online(client) == 1:
+                raise ConfigurationError(
+                    f"this run holds the only worker of the work pool {self.pool!r}, so no shard would ever be"
+                    " sampled: run it in another pool (produce-dataset/produce-on-many-gpus), or shards.run_on: here"
+                )
+            # An earlier run in this work folder may have been killed, and those that it has started go on.
+            earlier = self._read(client, tags=FlowRunFilterTags(all_=[self._tag]))
+            self._ids = {run.id for run in earlier if run.state is not None and not run.state.is_final()}
+
+    def num_workers(self) -> int:
+        """How many workers of the pool are there for them."""
+        with get_client(sync_client=True) as client:
+            return max(0, self._num_online(client) - self._holds_worker)
+
+    def start(self) -> None:
+        """Ask for one more, which is shown below the current flow run."""
+        folder = self._folder
+        run = run_deployment(
+            self._deployment,
+            parameters={"work": str(folder.work)},
+            flow_run_name=f"{folder.name} {folder.version} #{len(self._ids) + 1}",
+            tags=[self._tag],
+            timeout=0,
+        )
+        assert isinstance(run, FlowRun)  # a coroutine only where a loop runs
+        self._ids.add(run.id)
+        logger.info("asked %s for %s", self._deployment, run.name)
+
+    def read(self) -> list[FlowRun]:
+        """Those that had not ended at the beginning, and those started since."""
+        with get_client(sync_client=True) as client:
+            return self._read_ours(client)
+
+    def lose(self, run: FlowRun, why: str) -> None:
+        """Say of a run that it is dead: its worker, who would say so, is dead too."""
+        logger.warning("%s is lost: %s", run.name, why)
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(run.id, Crashed(message=why), force=True)
+
+    def withdraw(self) -> list[FlowRun]:
+        """Cancel those that wait for a worker; give those that are at work."""
+        with get_client(sync_client=True) as client:
+            return self._withdraw(client)
+
+    def cancel(self) -> None:
+        """Cancel all, and wait for their ends; after CANCEL_S without one, go without."""
+        deadline = time.monotonic() + CANCEL_S
+        with get_client(sync_client=True) as client:
+            for run in self._withdraw(client):
+                client.set_flow_run_state(run.id, Cancelling())
+            while self._withdraw(client) and time.monotonic() < deadline:
+                time.sleep(0.5)
+
+    def _withdraw(self, client: SyncPrefectClient) -> list[FlowRun]:
+        at_work = []
+        for run in self._read_ours(client):
+            assert run.state is not None
+            if run.state.is_scheduled() or run.state.is_pending():
+                client.set_flow_run_state(run.id, Cancelled())
+            elif not run.state.is_final():
+                at_work.append(run)
+        return at_work
+
+    def _read_ours(self, client: SyncPrefectClient) -> list[FlowRun]:
+        return self._read(client, ids=FlowRunFilterId(any_=[*self._ids])) if self._ids else []
+
+    def _read(
+        self, client: SyncPrefectClient, tags: FlowRunFilterTags | None = None, ids: FlowRunFilterId | None = None
+    ) -> list[FlowRun]:
+        found: list[FlowRun] = []
+        while page := client.read_flow_runs(flow_run_filter=FlowRunFilter(tags=tags, id=ids), offset=len(found)):
+            found += page
+        return found
+
+    def _num_online(self, client: SyncPrefectClient) -> int:
+        return sum(worker.status == WorkerStatus.ONLINE for worker in client.read_workers_for_work_pool(self.pool))
+
+
+def _own_pool() -> str | None:
+    context = FlowRunContext.get()
+    return context.flow_run.work_pool_name if context is not None and context.flow_run is not None else None

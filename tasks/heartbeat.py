@@ -1,0 +1,94 @@
+"""What a run that samples shards says of itself, again and again."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tasks.durable import read_json, write_json
+from tasks.engine_process import Progress
+
+logger = logging.getLogger(__name__)
+
+BEAT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """One run's word on how far it is."""
+
+    run: str  # the flow run's id
+    host: str
+    pid: int
+    number: int = 0  # rises as long as the run lives
+    shard: int | None = None  # the one that it samples
+    progress: Progress | None = None  # of that shard
+    ended: list[int] = field(default_factory=list)  # shards that it has completed, or given up
+
+
+class Heartbeat:
+    """Writes a run's beats from a thread of its own until it is closed.
+
+    A disk that does not take them costs a warning: the run is then taken for lost, which samples nothing twice, as
+    each shard is claimed.
+    """
+
+    def __init__(self, folder: Path, run: str, beat_s: float = BEAT_S) -> None:
+        self._path = folder / f"{run}.json"
+        self._beat = Beat(run, socket.gethostname(), os.getpid())
+        self._beat_s = beat_s
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        folder.mkdir(exist_ok=True)
+        self._write()
+        self._thread = threading.Thread(target=self._write_regularly, name="heartbeat", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closed.set()
+        self._thread.join()
+        self._write()
+
+    def show(self, shard: int, progress: Progress) -> None:
+        """Take how far a shard is."""
+        with self._lock:
+            self._beat = replace(self._beat, shard=shard, progress=progress)
+
+    def end(self, shard: int) -> None:
+        """Take that a shard needs no more of this run."""
+        with self._lock:
+            self._beat = replace(self._beat, shard=None, progress=None, ended=[*self._beat.ended, shard])
+
+    def _write_regularly(self) -> None:
+        while not self._closed.wait(self._beat_s):
+            self._write()
+
+    def _write(self) -> None:
+        with self._lock:
+            self._beat = beat = replace(self._beat, number=self._beat.number + 1)
+        try:
+            write_json(self._path, asdict(beat))
+        except OSError as error:
+            logger.warning("%s cannot be written: %s", self._path, error.strerror)
+
+
+def read_beats(folder: Path) -> dict[str, Beat]:
+    """The last beat of each run, by the run's id."""
+    beats = {}
+    for path in folder.glob("*.json"):
+        if (values := read_json(path)) is not None:
+            progress = values.pop("progress")
+            beat = Beat(**values, progress=Progress(**progress) if progress else None)
+            beats[beat.run] = beat
+    return beats

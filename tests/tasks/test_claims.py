@@ -1,0 +1,95 @@
+"""One process a shard, however processes end."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+
+from tasks.claims import claimed, unclaimed
+from tasks.durable import read_json, write_json
+from tasks.run_folder import RunFolder, ShardFolder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    """A run with three shards, of which the first one is complete."""
+    folder = RunFolder(tmp_path, "d", "v", {})
+    for index in range(3):
+        folder.shard(index).path.mkdir(parents=True)
+    write_json(folder.shard(0).summary, {})
+    return folder
+
+
+def holder_of(shard: ShardFolder) -> subprocess.Popen[str]:
+    """Another process that holds a shard until it is killed."""
+    code = f"""
+import time
+from pathlib import Path
+from tasks.claims import claimed
+from tasks.run_folder import ShardFolder
+with claimed(ShardFolder(Path({str(shard.path)!r})), "other") as num_lost:
+    print(num_lost, flush=True)
+    time.sleep(600)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=Path.cwd())
+    assert process.stdout is not None
+    assert process.stdout.readline().strip().isdigit()
+    return process
+
+
+def test_a_shard_is_held_by_one_process(folder: RunFolder) -> None:
+    shard = folder.shard(1)
+    other = holder_of(shard)
+    with claimed(shard, "ours") as num_lost:
+        assert num_lost is None
+    assert (read_json(shard.claim) or {})["holder"] == "other"
+    other.kill()
+    other.wait()
+    with claimed(shard, "ours") as num_lost:
+        assert num_lost == 1  # free at once, and its loss is counted
+        assert (read_json(shard.claim) or {})["holder"] == "ours"
+
+
+def test_losses_are_counted_until_a_holder_ends_in_order(folder: RunFolder) -> None:
+    shard = folder.shard(1)
+    for _ in range(2):
+        other = holder_of(shard)
+        other.kill()
+        other.wait()
+    with suppress(KeyboardInterrupt), claimed(shard, "ours") as num_lost:
+        assert num_lost == 2
+        raise KeyboardInterrupt
+    with claimed(shard, "ours") as num_lost:
+        assert num_lost == 0
+
+
+def test_each_shard_left_is_given_once(folder: RunFolder) -> None:
+    given = []
+    for index, num_lost in unclaimed(folder, 3, "ours"):
+        given.append((index, num_lost))
+        write_json(folder.shard(index).summary if index == 1 else folder.shard(index).failure, {})
+    assert given == [(1, 0), (2, 0)]
+
+
+def test_what_others_hold_is_passed_over(folder: RunFolder) -> None:
+    other = holder_of(folder.shard(1))
+    try:
+        for index, _ in unclaimed(folder, 3, "ours"):
+            assert index == 2
+            write_json(folder.shard(index).summary, {})
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_a_shard_is_free_when_its_taker_stops(folder: RunFolder) -> None:
+    with closing(unclaimed(folder, 3, "ours")) as shards:
+        assert next(shards) == (1, 0)
+        with claimed(folder.shard(1), "theirs") as num_lost:
+            assert num_lost is None
+    with claimed(folder.shard(1), "theirs") as num_lost:
+        assert num_lost == 0

@@ -1,0 +1,49 @@
+"""A run's word on how far it is, as another machine reads it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from tasks.engine_process import Progress
+from tasks.heartbeat import Beat, Heartbeat, read_beats
+
+LIMIT_S = 60.0  # a beat takes milliseconds
+
+
+def next_beat(folder: Path, after: int) -> Beat:
+    deadline = time.monotonic() + LIMIT_S
+    while (beat := read_beats(folder)["run"]).number <= after:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return beat
+
+
+def test_it_beats_from_the_first_moment_and_shows_what_it_was_told(tmp_path: Path) -> None:
+    folder = tmp_path / "runs"
+    with Heartbeat(folder, "run", beat_s=0.02) as heartbeat:
+        first = read_beats(folder)["run"]
+        assert (first.pid, first.shard, first.progress, first.ended) == (os.getpid(), None, None, [])
+        heartbeat.show(3, Progress(4, 1, 50, 0.5))
+        beat = next_beat(folder, next_beat(folder, first.number).number)
+        assert (beat.shard, beat.progress) == (3, Progress(4, 1, 50, 0.5))
+        heartbeat.end(3)
+        heartbeat.end(7)
+    last = read_beats(folder)["run"]  # written as it ends
+    assert (last.shard, last.progress, last.ended) == (None, None, [3, 7])
+    assert last.number > beat.number
+    time.sleep(0.1)
+    assert read_beats(folder)["run"] == last
+
+
+def test_a_disk_that_takes_no_beat_ends_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "runs"
+    with Heartbeat(folder, "run", beat_s=0.02):
+        shutil.rmtree(folder)
+        time.sleep(0.1)
+    assert "cannot be written" in caplog.text
+    assert read_beats(folder) == {}
