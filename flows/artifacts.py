@@ -26,7 +26,7 @@ TIMEOUT_S = 30.0  # of one call; nobody waits for it
 CLOSE_S = 5.0  # what the last updates are waited for; a server that is gone must not hold a finished run
 
 
-def show_quality(title: str, report: Mapping[str, Any], page: Path | None) -> None:
+def show_quality(title: str, report: Mapping[str, Any], page: str | Path | None) -> None:
     """Make the artifacts of the current run; `report` is what `tasks.documents.as_json` gives of a verdict."""
     key = key_of(title)
     create_markdown_artifact(_markdown(title, report), key=f"{key}-verdict", description=f"Verdict on {title}")
@@ -44,13 +44,13 @@ def show_quality(title: str, report: Mapping[str, Any], page: Path | None) -> No
         description=f"Checks of {title}",
     )
     if page is not None:
-        create_link_artifact(page.resolve().as_uri(), key=f"{key}-report", link_text="report.html")
+        create_link_artifact(uri_of(page), key=f"{key}-report", link_text="report.html")
 
 
-def show_cost(title: str, manifest: Mapping[str, Any], dataset: Path) -> None:
+def show_cost(title: str, manifest: Mapping[str, Any], dataset: str | Path) -> None:
     """Make the artifacts of what a dataset cost, over all attempts and resumed runs, of what it lacks, of where it is.
 
-    `manifest` is its manifest.json; `dataset` the folder that it lies in, published or refused.
+    `manifest` is its manifest.json; `dataset` the folder, or the URL, that it lies at.
     """
     key, cost, reasons = key_of(title), cost_of(manifest), manifest["quarantine"]
     quarantine = [{"reason": reason, "num": num} for reason, num in sorted(reasons.items(), key=lambda item: -item[1])]
@@ -67,11 +67,11 @@ def show_cost(title: str, manifest: Mapping[str, Any], dataset: Path) -> None:
         "## Left out",
         _table(("reason", "rows"), reasons.items()) if reasons else "Nothing.",
         "## Where it is",
-        f"- dataset: [{_escaped(str(dataset))}]({dataset.resolve().as_uri()})",
-        f"- report: [{_escaped(REPORT)}]({(dataset / REPORT).resolve().as_uri()})",
+        f"- dataset: [{_escaped(str(dataset))}]({uri_of(dataset)})",
+        f"- report: [{_escaped(REPORT)}]({uri_of(dataset)}/{REPORT})",
     ]
     create_markdown_artifact("\n\n".join(lines), key=f"{key}-run", description=f"Cost and place of {title}")
-    create_link_artifact(dataset.resolve().as_uri(), key=f"{key}-dataset", link_text=dataset.name)
+    create_link_artifact(uri_of(dataset), key=f"{key}-dataset", link_text=str(dataset).rpartition("/")[2])
 
 
 class ProgressArtifacts:
@@ -157,6 +157,11 @@ def cost_of(manifest: Mapping[str, Any]) -> dict[str, int | float | None]:
         "attempts at shards": manifest["num_attempts"],
         "damaged parts, sampled again": manifest["num_damaged_parts"],
     }
+
+
+def uri_of(place: str | Path) -> str:
+    """A folder's or a file's link; a URL is one."""
+    return place if isinstance(place, str) and "://" in place else Path(place).resolve().as_uri()
 
 
 def key_of(title: str) -> str:

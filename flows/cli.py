@@ -91,7 +91,7 @@ def _produce(args: argparse.Namespace) -> int:
         return PUBLISHED
     from flows.produce import run_produce
 
-    print(run_produce(config).path)
+    print(run_produce(config).address)
     return PUBLISHED
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from prefect.blocks.system import Secret
+from prefect.settings import PREFECT_API_URL
 
 from sampling.errors import ConfigurationError
 from sampling.http.config import key_variable
 from tasks.config import PipelineConfig
 
+STORAGE = "dual-sampling-storage"
 HUB_TOKEN = "dual-sampling-hub-token"
 
 
@@ -26,16 +29,41 @@ def server_keys(config: PipelineConfig) -> dict[str, str]:
     return keys
 
 
+def storage_options(place: str) -> dict[str, Any]:
+    """What an object store is asked with, besides AWS_* of the environment: the Secret block dual-sampling-storage.
+
+    It holds an object of s3fs's options: key, secret, endpoint_url, …. Empty for a folder, and where no Prefect server
+    is set, for one would have to be started to look. Raises ConfigurationError for anything but an object.
+    """
+    if "://" not in place or PREFECT_API_URL.value() is None:
+        return {}
+    options = _loaded(STORAGE)
+    if options is None:
+        return {}
+    if not isinstance(options, dict):
+        raise ConfigurationError(
+            f"the Prefect Secret block {STORAGE} holds a {type(options).__name__}; store an object:"
+            ' {"key": …, "secret": …, "endpoint_url": …}'
+        )
+    return options
+
+
 def stored(block: str) -> str | None:
     """What a Secret block of this name holds, None where there is none. Raises ConfigurationError for no text."""
-    try:
-        secret = Secret.load(block)
-    except ValueError:  # what Prefect raises for a block that is not there
+    value = _loaded(block)
+    if value is None:
         return None
-    assert isinstance(secret, Secret)  # a coroutine only where a loop runs
-    value = secret.get()
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)  # Prefect reads what looks like JSON as JSON
     if not isinstance(value, str):
         raise ConfigurationError(f"the Prefect Secret block {block} holds a {type(value).__name__}; store a text")
     return value
+
+
+def _loaded(block: str) -> Any:
+    try:
+        secret = Secret.load(block)
+    except ValueError:  # what Prefect raises for a block that is not there
+        return None
+    assert isinstance(secret, Secret)  # a coroutine only where a loop runs
+    return secret.get()

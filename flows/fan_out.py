@@ -24,7 +24,7 @@ from tasks.shards import ShardSummary, read_failure, read_summary
 
 logger = logging.getLogger(__name__)
 
-POLL_S = 1.0  # of the work folder: one small file a run
+POLL_S, POLL_STORE_S = 1.0, 5.0  # of the work folder: one small file a run
 ASK_S = 5.0  # of Prefect's server
 BEGIN_S = 600.0  # from a worker's word that it begins to the first beat: a container's image may come first
 FINISH_S = 30.0  # what an engine's process is given to end
@@ -76,7 +76,7 @@ class FanOut:
                             self._ask_prefect()
                         self._asked = time.monotonic()
                     if self._open:
-                        time.sleep(POLL_S)
+                        time.sleep(POLL_S if self._folder.mirror is None else POLL_STORE_S)
         except BaseException:
             with self._without_server():
                 self._runs.cancel()
@@ -93,14 +93,14 @@ class FanOut:
         """What earlier runs have completed; what they gave up, or were lost with, gets another chance."""
         for index in range(num_shards):
             shard = self._folder.shard(index)
-            shard.failure.unlink(missing_ok=True)
+            shard.forget(shard.failure)
             self._open.add(index)
             if shard.summary.exists() and not self._take(index):
-                shard.summary.unlink()  # its table is damaged: a run makes it again from the parts
+                shard.forget(shard.summary)  # its table is damaged: a run makes it again from the parts
 
     def _look_at_beats(self) -> None:
         now = time.monotonic()
-        for run, beat in read_beats(self._folder.runs).items():
+        for run, beat in read_beats(self._folder).items():
             before, _ = self._beats.get(run, (None, 0.0))
             if before is not None and before.number == beat.number:
                 continue
@@ -114,6 +114,7 @@ class FanOut:
     def _take(self, index: int) -> bool:
         """Whether a shard has ended; its outcome is noted then."""
         shard = self._folder.shard(index)
+        shard.fetch_outcome()
         if (summary := read_summary(shard)) is not None:
             self._summaries[index] = summary
             num_failed = sum(summary.failed.values())

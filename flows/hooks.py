@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from prefect.client.orchestration import get_client
@@ -40,13 +39,13 @@ def label_run(folder: RunFolder) -> None:
         flow_run.labels[RUN_LABEL] = folder.run_id[:12]
 
 
-def report_published(dataset: Path, manifest: Mapping[str, Any]) -> None:
+def report_published(dataset: str, manifest: Mapping[str, Any]) -> None:
     """Tell that the current flow run has published a dataset."""
     with _harmless():
         context = _current()
         assert context.flow_run is not None
         num_quarantined = sum(manifest["quarantine"].values())
-        told = {"version": manifest["version"], "path": str(dataset), "num_quarantined": num_quarantined}
+        told = {"version": manifest["version"], "path": dataset, "num_quarantined": num_quarantined}
         reason = f"{manifest['num_rows']} rows in {dataset}"
         _tell(PUBLISHED, reason, context.flow, context.flow_run, num_rows=manifest["num_rows"], **told)
 
@@ -68,7 +67,7 @@ def _tell(event: str, reason: str, flow: Flow[Any, Any] | None, flow_run: FlowRu
     """One line of the run's log, with its facts as fields, and one event."""
     config = flow_run.parameters.get("config")  # as it was given to a deployment: perhaps no configuration at all
     name = str(config["name"]) if isinstance(config, dict) and "name" in config else "unnamed"
-    facts = {"dataset": name, "run_id": _run_id(flow_run), "reason": reason, **told}
+    facts = {"dataset": name, "run_id": run_id_of(flow_run), "reason": reason, **told}
     flow_run_logger(flow_run, flow, event=event, **facts).log(LEVELS[event], "%s of %s: %s", event, name, reason)
     emit_event(
         event,
@@ -84,7 +83,7 @@ def _tell(event: str, reason: str, flow: Flow[Any, Any] | None, flow_run: FlowRu
     )
 
 
-def _run_id(flow_run: FlowRun) -> str | None:
+def run_id_of(flow_run: FlowRun) -> str | None:
     """12 digits; None for a run that ended before its identity was known."""
     labels = flow_run.labels
     if RUN_LABEL not in labels:  # a worker's process knows the labels of the beginning

@@ -15,33 +15,35 @@ from typing import TYPE_CHECKING, Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
 
 from flows.artifacts import show_cost, show_quality
 from flows.assets import record_dataset, record_upload
-from flows.credentials import server_keys
+from flows.credentials import server_keys, storage_options
 from flows.fan_out import FanOut
 from flows.hooks import label_run, report_end, report_published
 from flows.logs import log_to_prefect, silence_prefect
 from flows.progress import RunProgress, ShardPages
 from flows.publish import upload
-from flows.sampling_runs import SamplingRuns
+from flows.sampling_runs import SamplingRuns, cancel_sampling
 from flows.server import start_server
 from sampling.errors import RefusedError
 from sampling.memory import check_max_tokens, context_length
 from sampling.vocabulary import check_vocabularies, load_tokenizer
+from tasks.claims import Claims
 from tasks.config import PipelineConfig
 from tasks.dataset import open_dataset
 from tasks.documents import REPORT, REPORT_JSON
 from tasks.durable import output_errors, read_json
 from tasks.engine_process import EngineProcess, Progress
-from tasks.facts import write_facts
+from tasks.facts import FACTS, TOKENIZER, write_facts
 from tasks.identity import identity_of
 from tasks.judge import judge_again
 from tasks.plan import Plan, read_plan, write_plan
 from tasks.probe import Probe, check_prompts
 from tasks.publish import Run, finish, publish_dataset
 from tasks.rows import PreparedRow, QuarantinedRow, SourceReport, prepare_rows
-from tasks.run_folder import RunFolder
+from tasks.run_folder import MANIFEST, RunFolder
 from tasks.shards import ShardSummary, retry_options, sample_shard
 from validations.limits import Limits
 
@@ -60,11 +62,17 @@ plan_rows = task(name="plan-rows", cache_policy=NO_CACHE)(write_plan)
 class ProduceResult:
     """A published dataset."""
 
-    path: Path
+    address: str  # its folder, or its URL
     published: bool
     figures: dict[str, Any]
     refusals: list[str]
     quarantine: dict[str, int]  # by reason
+
+    @property
+    def path(self) -> Path:
+        """Its folder; of a dataset in an object store there is none."""
+        assert "://" not in self.address, "a URL is no folder: read `address`"
+        return Path(self.address)
 
 
 def run_produce(config: PipelineConfig) -> ProduceResult:
@@ -82,7 +90,12 @@ def run_produce(config: PipelineConfig) -> ProduceResult:
     return produce_dataset(config)
 
 
-@flow(name="produce-dataset", on_failure=[report_end], on_crashed=[report_end], on_cancellation=[report_end])
+@flow(
+    name="produce-dataset",
+    on_failure=[report_end],
+    on_crashed=[report_end],
+    on_cancellation=[cancel_sampling, report_end],
+)
 def produce_dataset(config: PipelineConfig) -> ProduceResult:
     """Rows in, two models, a published dataset out; started again, it goes on where it ended.
 
@@ -93,25 +106,28 @@ def produce_dataset(config: PipelineConfig) -> ProduceResult:
     folder = opened.folder
     label_run(folder)
     log_to_prefect()
-    with folder.locked(config.shards.run_on):
+    with folder.locked(config.shards.run_on) as check_lock:
         if (result := _find_published(folder, config.validation)) is not None:
-            return _with_copy(config, result)
+            return _with_copy(config, folder, result)
         libraries = _libraries()
         with output_errors(folder.work):
             folder.write_run(config, libraries)
             if (plan := read_plan(folder)) is None:
                 write_facts(folder.work, config, opened.report.prompts, opened.theta, opened.teacher)
                 plan = plan_rows(folder, opened.report, opened.rows, config.shards.rows)
+                folder.keep_tree(folder.shards)
+                folder.keep(folder.work / FACTS, folder.work / TOKENIZER, folder.quarantine, folder.plan)
             check_prompts(folder, plan, config.validation)
         shards = _sample(config, folder, plan)
+        check_lock()
         try:
             manifest = publish_dataset(folder, Run(config, plan, libraries, shards))
         except RefusedError:
             _show(folder, folder.refused)
             raise
         _show(folder, folder.published)
-        report_published(folder.published, manifest)
-        return _with_copy(config, _result(folder, manifest))
+        report_published(folder.address(folder.published), manifest)
+        return _with_copy(config, folder, _result(folder, manifest))
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +152,8 @@ def open_run(config: PipelineConfig) -> OpenedRun:
     contexts = context_length(config.models.theta), context_length(config.models.teacher)
     check_max_tokens(config.sampling.max_tokens, min(contexts))
     report, rows = prepare_rows(config.source, config.prompts, theta, teacher)
-    return OpenedRun(RunFolder.of(config, identity_of(config, report)), report, rows, theta, teacher)
+    folder = RunFolder.of(config, identity_of(config, report), storage_options(config.publish.root))
+    return OpenedRun(folder, report, rows, theta, teacher)
 
 
 def _sample(config: PipelineConfig, folder: RunFolder, plan: Plan) -> list[ShardSummary]:
@@ -161,16 +178,22 @@ def _sample_here(
 ) -> list[ShardSummary]:
     """One shard after the other; one task a shard, because a subflow costs 1.3 s."""
     one_shard = sample_shard.with_options(**retry_options(config.shards))
+    claims = Claims(folder, str(flow_run.id))
+    summaries = []
     with EngineProcess(config, folder, server_keys(config)) as engine:
-        return [one_shard(folder, i, config.sampling.n, engine, on_progress) for i in range(plan.num_shards)]
+        for i in range(plan.num_shards):
+            with claims.held(i):
+                summaries.append(one_shard(folder, i, config.sampling.n, engine, on_progress))
+    return summaries
 
 
-def _with_copy(config: PipelineConfig, result: ProduceResult) -> ProduceResult:
+def _with_copy(config: PipelineConfig, folder: RunFolder, result: ProduceResult) -> ProduceResult:
     """The same, once the Hub has its copy; an upload that was interrupted goes on."""
     if config.publish.hub is not None:
-        upload(result.path, config.publish.hub, config.publish.hub_private)
+        folder.fetch(folder.published)
+        upload(folder.published, config.publish.hub, config.publish.hub_private)
         try:
-            record_upload(result.path, read_json(result.path / "manifest.json") or {}, config.publish.hub)
+            record_upload(result.address, read_json(folder.published / MANIFEST) or {}, config.publish.hub)
         except Exception:  # the copy is there
             logger.warning("Prefect took no asset of %s", config.publish.hub, exc_info=True)
     return result
@@ -178,16 +201,16 @@ def _with_copy(config: PipelineConfig, result: ProduceResult) -> ProduceResult:
 
 def _show(folder: RunFolder, dataset: Path) -> None:
     """Put the verdict on Prefect's pages. What is published stays published when that fails."""
-    title = f"{folder.name} {folder.version}"
+    title, address = f"{folder.name} {folder.version}", folder.address(dataset)
     try:
-        report, manifest = read_json(dataset / REPORT_JSON), read_json(dataset / "manifest.json")
+        report, manifest = read_json(dataset / REPORT_JSON), read_json(dataset / MANIFEST)
         if report is not None and manifest is not None:
-            show_quality(title, report, dataset / REPORT)
-            show_cost(title, manifest, dataset)
+            show_quality(title, report, f"{address}/{REPORT}")
+            show_cost(title, manifest, address)
             if manifest["published"]:
-                record_dataset(dataset, manifest)
+                record_dataset(address, manifest)
     except Exception:
-        logger.warning("Prefect took no artifacts of %s", dataset, exc_info=True)
+        logger.warning("Prefect took no artifacts of %s", address, exc_info=True)
 
 
 def _find_published(folder: RunFolder, limits: Limits) -> ProduceResult | None:
@@ -199,10 +222,12 @@ def _find_published(folder: RunFolder, limits: Limits) -> ProduceResult | None:
     if manifest is None:
         return None
     if manifest["config"]["validation"] != limits.model_dump(mode="json"):
+        folder.fetch(folder.published)
         verdict = judge_again(open_dataset(folder.published), limits)
         if not verdict.passed:
             lines = "; ".join(verdict.refusals)
-            raise RefusedError(f"{lines}; {folder.published} was published by other limits, and stays as it is")
+            place = folder.address(folder.published)
+            raise RefusedError(f"{lines}; {place} was published by other limits, and stays as it is")
     with output_errors(folder.work):
         if folder.was_begun():
             finish(folder)
@@ -212,7 +237,7 @@ def _find_published(folder: RunFolder, limits: Limits) -> ProduceResult | None:
 
 
 def _result(folder: RunFolder, manifest: dict[str, Any]) -> ProduceResult:
-    return ProduceResult(folder.published, True, manifest["figures"], [], manifest["quarantine"])
+    return ProduceResult(folder.address(folder.published), True, manifest["figures"], [], manifest["quarantine"])
 
 
 def _libraries() -> dict[str, str]:

@@ -10,10 +10,10 @@ from contextlib import closing
 from prefect import flow
 from prefect.runtime import flow_run
 
-from flows.credentials import server_keys
+from flows.credentials import server_keys, storage_options
 from flows.logs import log_to_prefect
 from sampling.errors import EngineDiedError, EngineError, OutputError, UnsupportedVllmError
-from tasks.claims import unclaimed
+from tasks.claims import Claims
 from tasks.config import PipelineConfig
 from tasks.durable import output_errors
 from tasks.engine_process import EngineProcess
@@ -30,9 +30,9 @@ def sample_shards(work: str) -> int:
     """Sample, on one engine, each shard that is left and that no other run samples; how many those were.
 
     Args:
-        work: The run's work folder, <root>/<name>/.work/<version>.
+        work: The run's work folder, <root>/<name>/.work/<version>, or its URL.
     """
-    folder, config = RunFolder.at(work)
+    folder, config = RunFolder.at(work, storage_options(work))
     plan = read_plan(folder)
     if plan is None:
         raise OutputError(f"{folder.work} holds no plan.json yet: start the run that plans its rows first")
@@ -40,9 +40,9 @@ def sample_shards(work: str) -> int:
     run = str(flow_run.id)
     with (
         output_errors(folder.work),
-        Heartbeat(folder.runs, run) as heartbeat,
+        Heartbeat(folder, run) as heartbeat,
         EngineProcess(config, folder, server_keys(config), name=f"{OWN_ENGINE}-{run[:8]}") as engine,
-        closing(unclaimed(folder, plan.num_shards, run)) as shards,
+        closing(Claims(folder, run).each_free(plan.num_shards)) as shards,
     ):
         return _sample(folder, config, shards, engine, heartbeat)
 

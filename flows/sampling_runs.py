@@ -4,22 +4,40 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterTags
-from prefect.client.schemas.objects import FlowRun, WorkerStatus
+from prefect.client.schemas.objects import FlowRun, State, WorkerStatus
 from prefect.context import FlowRunContext
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
+from prefect.flows import Flow
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelled, Cancelling, Crashed
 
+from flows.hooks import run_id_of
 from sampling.errors import ConfigurationError
 from tasks.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
 CANCEL_S = 20.0  # a worker hears of it within seconds, and an engine's last commit is quick
+
+
+def cancel_sampling(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Cancel the runs that sample for a run which was cancelled: a hook, for its process may have had no time to."""
+    run_id = run_id_of(flow_run)
+    if run_id is None:
+        return
+    with get_client(sync_client=True) as client:
+        for run in _read(client, tags=FlowRunFilterTags(all_=[tag_of(run_id)])):
+            _cancel(client, run)
+
+
+def tag_of(run_id: str) -> str:
+    """What the runs that sample for a run are found by."""
+    return f"dual-sampling-run:{run_id[:12]}"
 
 
 class SamplingRuns:
@@ -32,7 +50,7 @@ class SamplingRuns:
         """Raises ConfigurationError when the server has no such deployment, or no worker could ever run it."""
         self._deployment = deployment
         self._folder = folder
-        self._tag = f"dual-sampling-run:{folder.run_id[:12]}"
+        self._tag = tag_of(folder.run_id)
         with get_client(sync_client=True) as client:
             try:
                 found = client.read_deployment_by_name(deployment)
@@ -51,8 +69,8 @@ class SamplingRuns:
                     " sampled: run it in another pool (produce-dataset/produce-on-many-gpus), or shards.run_on: here"
                 )
             # An earlier run in this work folder may have been killed, and those that it has started go on.
-            earlier = self._read(client, tags=FlowRunFilterTags(all_=[self._tag]))
-            self._ids = {run.id for run in earlier if run.state is not None and not run.state.is_final()}
+            earlier = _read(client, tags=FlowRunFilterTags(all_=[self._tag]))
+            self._ids = {run.id for run in earlier if not _is_over(run)}
 
     def num_workers(self) -> int:
         """How many workers of the pool are there for them."""
@@ -64,7 +82,7 @@ class SamplingRuns:
         folder = self._folder
         run = run_deployment(
             self._deployment,
-            parameters={"work": str(folder.work)},
+            parameters={"work": folder.address(folder.work)},
             flow_run_name=f"{folder.name} {folder.version} #{len(self._ids) + 1}",
             tags=[self._tag],
             timeout=0,
@@ -93,31 +111,22 @@ class SamplingRuns:
         """Cancel all, and wait for their ends; after CANCEL_S without one, go without."""
         deadline = time.monotonic() + CANCEL_S
         with get_client(sync_client=True) as client:
-            for run in self._withdraw(client):
-                client.set_flow_run_state(run.id, Cancelling())
+            for run in self._read_ours(client):
+                _cancel(client, run)
             while self._withdraw(client) and time.monotonic() < deadline:
                 time.sleep(0.5)
 
     def _withdraw(self, client: SyncPrefectClient) -> list[FlowRun]:
         at_work = []
         for run in self._read_ours(client):
-            assert run.state is not None
-            if run.state.is_scheduled() or run.state.is_pending():
-                client.set_flow_run_state(run.id, Cancelled())
-            elif not run.state.is_final():
+            if _waits(run):
+                _cancel(client, run)
+            elif not _is_over(run):
                 at_work.append(run)
         return at_work
 
     def _read_ours(self, client: SyncPrefectClient) -> list[FlowRun]:
-        return self._read(client, ids=FlowRunFilterId(any_=[*self._ids])) if self._ids else []
-
-    def _read(
-        self, client: SyncPrefectClient, tags: FlowRunFilterTags | None = None, ids: FlowRunFilterId | None = None
-    ) -> list[FlowRun]:
-        found: list[FlowRun] = []
-        while page := client.read_flow_runs(flow_run_filter=FlowRunFilter(tags=tags, id=ids), offset=len(found)):
-            found += page
-        return found
+        return _read(client, ids=FlowRunFilterId(any_=[*self._ids])) if self._ids else []
 
     def _num_online(self, client: SyncPrefectClient) -> int:
         return sum(worker.status == WorkerStatus.ONLINE for worker in client.read_workers_for_work_pool(self.pool))
@@ -126,3 +135,26 @@ class SamplingRuns:
 def _own_pool() -> str | None:
     context = FlowRunContext.get()
     return context.flow_run.work_pool_name if context is not None and context.flow_run is not None else None
+
+
+def _read(
+    client: SyncPrefectClient, tags: FlowRunFilterTags | None = None, ids: FlowRunFilterId | None = None
+) -> list[FlowRun]:
+    found: list[FlowRun] = []
+    while page := client.read_flow_runs(flow_run_filter=FlowRunFilter(tags=tags, id=ids), offset=len(found)):
+        found += page
+    return found
+
+
+def _cancel(client: SyncPrefectClient, run: FlowRun) -> None:
+    """One that has begun is ended by its worker, which then says so."""
+    if not _is_over(run):
+        client.set_flow_run_state(run.id, Cancelled() if _waits(run) else Cancelling())
+
+
+def _waits(run: FlowRun) -> bool:
+    return run.state is not None and (run.state.is_scheduled() or run.state.is_pending())
+
+
+def _is_over(run: FlowRun) -> bool:
+    return run.state is not None and run.state.is_final()

@@ -14,10 +14,10 @@ SHOWN_LINES, SHOWN_CHARACTERS = 3, 300
 CAUSE = re.compile(r"(\([^)]*\) )?(ERROR [^]]*\] )?[\w.]+(Error|Exception): ")
 
 
-def death(who: str, code: int, log: Path, log_start: int) -> EngineDiedError:
+def death(who: str, code: int, log: Path, log_start: int, shown_log: str | None = None) -> EngineDiedError:
     """The error for a process that ended with `code`: −n, or 128 + n where a shell or a guard says so, for signal n.
 
-    `log_start`: where its part of the log begins, bytes.
+    `log_start`: where its part of the log begins, bytes. `shown_log`: where its reader finds it, if not there.
     """
     number = -code if code < 0 else code - 128
     name = next((known.name for known in signal.Signals if known == number), None)
@@ -28,7 +28,7 @@ def death(who: str, code: int, log: Path, log_start: int) -> EngineDiedError:
         size = file.seek(0, 2)
         file.seek(max(log_start, size - READ_BYTES))
         text = file.read().decode(errors="replace")
-    return EngineDiedError(f"{who} ended {how}; {log} ends: {log_end(text)}")
+    return EngineDiedError(f"{who} ended {how}; {shown_log or log} ends: {log_end(text)}")
 
 
 def log_end(text: str) -> str:

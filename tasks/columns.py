@@ -15,6 +15,9 @@ from tasks.durable import write_bytes
 
 PREFIX = "source:"  # of a source's column in a planned shard, where it can meet no column of ours
 JSON = {b"encoding": b"json"}  # metadata of a column whose values have no common type
+# Of Parquet files. No dictionaries: of floats that are all different they are larger than the floats, and take four
+# times as long (1,000 rows of 300 tokens: 20.7 MB in 270 ms; without 13.7 MB in 65 ms). Repeated text is left to zstd.
+ENCODING: dict[str, Any] = {"compression": "zstd", "use_dictionary": False}
 OWN_COLUMNS = (*RECORD_SCHEMA.names, "theta_prompt", "teacher_prompt", "messages", "example")
 NO_COMMON_TYPE = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError, UnicodeEncodeError)
 
@@ -32,7 +35,8 @@ def source_columns(rows: Sequence[dict[str, Any]]) -> pa.Table:
 
 def unify_shards(paths: Sequence[Path]) -> None:
     """Rewrite the planned shards whose source columns differ in type, so that all have one schema."""
-    schemas = [pq.read_schema(path).remove_metadata() for path in paths]
+    found = (pq.read_schema(path).remove_metadata() for path in paths)
+    schemas = list({schema.serialize().to_pybytes(): schema for schema in found}.values())  # few, however many shards
     target = {field.name: field for schema in schemas for field in schema}
     for name in target:
         target[name] = _merge([schema.field(name) for schema in schemas if name in schema.names])
@@ -118,5 +122,5 @@ def _cast(table: pa.Table, field: pa.Field) -> pa.ChunkedArray | pa.Array:
 def write_table(path: Path, table: pa.Table) -> None:
     """Write a table durably."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, **ENCODING)
     write_bytes(path, memoryview(sink.getvalue()))

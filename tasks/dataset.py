@@ -1,4 +1,4 @@
-"""A dataset that lies in a folder: published, refused or foreign."""
+"""A dataset that lies in a folder, or an object store: published, refused or foreign."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from validations.limits import Limits
 class Dataset:
     """Its files, with what lies beside them."""
 
+    address: str  # where its user says that it is: a folder, or the URL that it was fetched from
     path: Path
     files: list[Path]  # at least one; each has the columns of RECORD_SCHEMA
     manifest: dict[str, Any] | None  # None: foreign
@@ -46,7 +47,7 @@ class Dataset:
     def check_whole(self) -> None:
         """Raises RefusedError when it is not what its manifest lists: no figure of it can be trusted."""
         if damages := self.damages():
-            raise RefusedError(f"{self.path}: {'; '.join(damages)}")
+            raise RefusedError(f"{self.address}: {'; '.join(damages)}")
 
     def damages(self) -> list[str]:
         """What lies there otherwise than the manifest lists it."""
@@ -67,28 +68,39 @@ class Dataset:
         return [] if found == digest else [f"{name} has sha256 {found[:12]}…, manifest.json lists {str(digest)[:12]}…"]
 
 
-def open_dataset(folder: str | Path) -> Dataset:
-    """Open a folder of Parquet files (data/*.parquet, else *.parquet), or one file.
+def open_dataset(place: str | Path) -> Dataset:
+    """Open a folder of Parquet files (data/*.parquet, else *.parquet), or one file, or either by its s3:// URL.
 
-    Raises SourceError when there is none, when one cannot be read, or lacks a column.
+    What a URL names is fetched into a folder that goes when this process ends. Raises SourceError when there is none,
+    when one cannot be read, or lacks a column.
     """
-    path = Path(folder).expanduser()
+    if isinstance(place, str) and "://" in place:
+        from tasks.store.fetched import fetch  # s3fs takes half a second to import
+
+        address, path = fetch(place)
+        return _open(address, path)
+    path = Path(place).expanduser()
+    if path.is_dir():
+        path = path.resolve()  # `latest` is a link, whose own name says nothing
+    return _open(str(path), path)
+
+
+def _open(address: str, path: Path) -> Dataset:
     if path.is_file():
         path, files = path.parent, [path]
     elif path.is_dir():
-        path = path.resolve()  # `latest` is a link, whose own name says nothing
         files = sorted(path.glob("data/*.parquet")) or sorted(path.glob("*.parquet"))
     else:
-        raise SourceError(f"{folder} is neither a folder nor a file; give a dataset's folder")
+        raise SourceError(f"{address} is neither a folder nor a file; give a dataset's folder")
     if not files:
-        raise SourceError(f"{folder} holds no Parquet file, neither in data/ nor beside; give a dataset's folder")
+        raise SourceError(f"{address} holds no Parquet file, neither in data/ nor beside; give a dataset's folder")
     for file in files:
         _check_schema(file)
     try:
         manifest = read_json(path / "manifest.json")
     except (OutputError, RecursionError) as error:
         raise SourceError(f"{path / 'manifest.json'} is no JSON document; move it away to judge the rest") from error
-    return Dataset(path, files, manifest if isinstance(manifest, dict) else None, read_facts(path))
+    return Dataset(address, path, files, manifest if isinstance(manifest, dict) else None, read_facts(path))
 
 
 def _check_schema(file: Path) -> None:

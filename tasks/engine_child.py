@@ -18,19 +18,22 @@ from collections.abc import Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 from filelock import FileLock
 
 from sampling.config import EngineConfig, MixtureConfig, ModelConfig, SamplingConfig
-from sampling.errors import DualSamplingError
+from sampling.errors import DualSamplingError, OutputError
 from sampling.http.config import HttpConfig
 from sampling.prompts import DualPrompt
 from sampling.results import FailedRow
 from tasks.durable import DISK_FULL
 from tasks.metrics import Metrics
 from tasks.parts import PartWriter, Totals
+
+if TYPE_CHECKING:
+    from tasks.store.mirror import Mirror
 
 LOCK_TIMEOUT_S = 60.0  # an engine whose run is dead ends within a second
 
@@ -51,12 +54,14 @@ class EngineChild:
         self._requests: queue.SimpleQueue[tuple[str, dict[str, Any]]] = queue.SimpleQueue()
         self._writer: PartWriter | None = None
         self._metrics: Metrics | None = None
+        self._mirror: Mirror | None = None
 
     def serve(self) -> None:
         """Load, then answer requests until the run says stop or ends. Any error ends the process."""
         threading.Thread(target=self._listen, name="listener", daemon=True).start()
         try:
             _, settings = self._requests.get()
+            self._mirror = settings["mirror"]
             # Held until this process ends, so that a resumed run can wait for the last commit of a killed one.
             lock = FileLock(settings["lock"], thread_local=False)
             lock.acquire(timeout=LOCK_TIMEOUT_S)
@@ -110,7 +115,7 @@ class EngineChild:
             figures = {"num_tokens": int(totals["num_tokens"]), "sampling_s": totals["total_s"]}
             self._send("progress", {"num_done": num_done, "num_failed": num_failed, **figures})
 
-        writer = self._writer = PartWriter(Path(shard["parts"]), uuid.uuid4().hex, report)
+        writer = self._writer = PartWriter(Path(shard["parts"]), uuid.uuid4().hex, report, self._mirror)
         for result in sampler.run(_read_prompts(shard["rows"]), parameters, skip=shard["skip"]):
             writer.add(result, _since(before, sampler.stats.as_dict()))
             num_done += 1
@@ -120,8 +125,8 @@ class EngineChild:
         report()
 
     def _keep_finished(self) -> None:
-        """The last commit; a disk that does not take it costs sampling those rows again."""
-        with suppress(OSError):
+        """The last commit; a disk, or a store, that does not take it costs sampling those rows again."""
+        with suppress(OSError, OutputError):
             if self._writer is not None:
                 self._writer.flush()
 

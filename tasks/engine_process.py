@@ -10,16 +10,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from sampling import errors
 from sampling.deaths import death
-from sampling.errors import DualSamplingError, EngineDiedError
+from sampling.errors import DualSamplingError, EngineDiedError, OutputError
 from tasks.config import PipelineConfig
 from tasks.parts import Key
-from tasks.run_folder import OWN_ENGINE, RunFolder, ShardFolder
+from tasks.run_folder import OWN_ENGINE, RunFolder
+from tasks.shard_folder import ShardFolder
 from tasks.watchdog import Watchdog
 
 STOP_TIMEOUT_S = 30.0  # the child has one commit to make
@@ -56,9 +56,12 @@ class EngineProcess:
             "metrics": config.metrics.model_dump(mode="json"),
             "run": folder.run_id[:12],
             "lock": str(folder.engine_lock(name)),
+            "mirror": folder.mirror,
         }
         self._environment = environment or {}
+        self._folder = folder
         self._log = folder.engine_log(name)
+        self._shown_log = folder.address(self._log)
         self._log_start = 0
         self._stall_timeout_s = config.shards.stall_timeout_s
         self._progress: Progress | None = None
@@ -95,7 +98,7 @@ class EngineProcess:
                 if kind == "done":
                     return
                 if kind == "error":
-                    raise _rebuilt(payload, self._log)
+                    raise _rebuilt(payload, self._shown_log)
                 now = self._progress = Progress(**payload)
                 on_progress(now)
         except DualSamplingError:
@@ -175,19 +178,21 @@ class EngineProcess:
         try:
             code = self._process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            return EngineDiedError(f"the engine's process closed its pipe but does not end; see {self._log}")
-        return death("the engine's process", code, self._log, self._log_start)
+            return EngineDiedError(f"the engine's process closed its pipe but does not end; see {self._shown_log}")
+        return death("the engine's process", code, self._log, self._log_start, self._shown_log)
 
     def _kill(self) -> None:
         if self._process is not None:
             self._process.kill()
             with suppress(subprocess.TimeoutExpired):  # stuck in a driver, which nothing ends
                 self._process.wait(STOP_TIMEOUT_S)
+            with suppress(OutputError):  # the error that it is about counts
+                self._folder.keep(self._log)
         if self._connection is not None:
             self._connection.close()
         self._process = self._connection = None
 
 
-def _rebuilt(payload: dict[str, str], log: Path) -> DualSamplingError:
+def _rebuilt(payload: dict[str, str], log: str) -> DualSamplingError:
     error: type[DualSamplingError] = getattr(errors, payload["error"])
     return error(f"{payload['text']} (see {log})" if error is errors.EngineError else payload["text"])

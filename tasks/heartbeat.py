@@ -7,12 +7,13 @@ import os
 import socket
 import threading
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from sampling.errors import OutputError
 from tasks.durable import read_json, write_json
 from tasks.engine_process import Progress
+from tasks.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -35,17 +36,18 @@ class Beat:
 class Heartbeat:
     """Writes a run's beats from a thread of its own until it is closed.
 
-    A disk that does not take them costs a warning: the run is then taken for lost, which samples nothing twice, as
-    each shard is claimed.
+    A disk, or a store, that does not take them costs a warning: the run is then taken for lost, which samples nothing
+    twice, as each shard is claimed.
     """
 
-    def __init__(self, folder: Path, run: str, beat_s: float = BEAT_S) -> None:
-        self._path = folder / f"{run}.json"
+    def __init__(self, folder: RunFolder, run: str, beat_s: float = BEAT_S) -> None:
+        self._folder = folder
+        self._path = folder.runs / f"{run}.json"
         self._beat = Beat(run, socket.gethostname(), os.getpid())
         self._beat_s = beat_s
         self._lock = threading.Lock()
         self._closed = threading.Event()
-        folder.mkdir(exist_ok=True)
+        folder.runs.mkdir(exist_ok=True)
         self._write()
         self._thread = threading.Thread(target=self._write_regularly, name="heartbeat", daemon=True)
         self._thread.start()
@@ -79,14 +81,18 @@ class Heartbeat:
             self._beat = beat = replace(self._beat, number=self._beat.number + 1)
         try:
             write_json(self._path, asdict(beat))
-        except OSError as error:
-            logger.warning("%s cannot be written: %s", self._path, error.strerror)
+            self._folder.keep(self._path)
+        except (OSError, OutputError) as error:
+            logger.warning("a run's sign of life cannot be written: %s", error)
 
 
-def read_beats(folder: Path) -> dict[str, Beat]:
+def read_beats(folder: RunFolder) -> dict[str, Beat]:
     """The last beat of each run, by the run's id."""
+    if folder.mirror is not None:
+        for name in folder.mirror.listing(folder.runs):
+            folder.mirror.refresh(folder.runs / name)
     beats = {}
-    for path in folder.glob("*.json"):
+    for path in folder.runs.glob("*.json"):
         if (values := read_json(path)) is not None:
             progress = values.pop("progress")
             beat = Beat(**values, progress=Progress(**progress) if progress else None)

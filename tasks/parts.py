@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,6 +23,9 @@ from sampling.record import RECORD_SCHEMA, to_record_table
 from sampling.results import DualOutput, FailedRow
 from tasks.durable import write_bytes
 from tasks.pace import Pace
+
+if TYPE_CHECKING:
+    from tasks.store.mirror import Mirror
 
 logger = logging.getLogger(__name__)
 
@@ -112,8 +116,15 @@ def sum_totals(many: Iterable[Totals]) -> Totals:
 class PartWriter:
     """Commits the rows of one attempt in groups, in a thread of its own."""
 
-    def __init__(self, folder: Path, attempt: str, on_commit: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        attempt: str,
+        on_commit: Callable[[], None] = lambda: None,
+        mirror: Mirror | None = None,
+    ) -> None:
         self._folder = folder
+        self._mirror = mirror  # the object store that a commit goes to, too
         self._attempt = attempt
         self._on_commit = on_commit  # called from the writer's thread, at least every COMMIT_EVERY_S
         numbers = [int(path.name[:6]) for path in folder.iterdir() if path.name[:6].isdigit()]
@@ -172,7 +183,10 @@ class PartWriter:
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
         data = memoryview(sink.getvalue())
-        write_bytes(self._folder / f"{self._number:06d}-{_digest(data)}.parquet", data)
+        path = self._folder / f"{self._number:06d}-{_digest(data)}.parquet"
+        write_bytes(path, data)
+        if self._mirror is not None:
+            self._mirror.push(path)
         self._number += 1
 
 

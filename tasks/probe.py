@@ -74,6 +74,8 @@ class Probe:
 
     def _committed(self) -> pa.Table:
         """The completions that are safe on the disk."""
+        for index in self._num_done:
+            self._folder.shard(index).fetch()
         # A complete shard has its parts still; its table may be damaged, which is mended when its turn comes.
         tables = [read_parts(self._folder.shard(index).parts).table for index in self._num_done]
         return pa.concat_tables(table.select(COLUMNS) for table in tables)

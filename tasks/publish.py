@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -25,7 +24,8 @@ from tasks.durable import output_errors, sync, write_bytes, write_json
 from tasks.facts import read_facts
 from tasks.pace import speeds
 from tasks.plan import Plan
-from tasks.run_folder import RunFolder
+from tasks.run_folder import MANIFEST, RunFolder
+from tasks.seen import Seen
 from tasks.shards import ShardSummary, read_failures
 from tasks.staging import Staged, stage
 
@@ -58,7 +58,9 @@ def publish_dataset(folder: RunFolder, run: Run) -> dict[str, Any]:
         verdict = judge_dataset(folder, run.config, staged)
         if not verdict.passed:
             set_aside(folder, run, staged, verdict)
-            raise RefusedError(f"{'; '.join(verdict.refusals)} (the dataset with its report: {folder.refused})")
+            raise RefusedError(
+                f"{'; '.join(verdict.refusals)} (the dataset with its report: {folder.address(folder.refused)})"
+            )
         # Not an on_commit hook: Prefect logs what a hook raises and carries on.
         manifest = publish_staged(folder, run, staged, verdict)
     with output_errors(folder.work):
@@ -96,6 +98,7 @@ def publish_staged(folder: RunFolder, run: Run, staged: Staged, verdict: Verdict
         raise OutputError(f"{folder.published} has come into being meanwhile; choose another publish.version")
     os.rename(folder.staged, folder.published)
     sync(folder.published.parent)
+    folder.keep_tree(folder.published, last=MANIFEST)
     return manifest
 
 
@@ -106,40 +109,54 @@ def set_aside(folder: RunFolder, run: Run, staged: Staged, verdict: Verdict) -> 
     shutil.rmtree(folder.refused, ignore_errors=True)  # of this run: the folder's owner was checked
     os.rename(folder.staged, folder.refused)
     sync(folder.refused.parent)
+    folder.keep_tree(folder.refused, last=MANIFEST)
 
 
 def finish(folder: RunFolder) -> None:
     """Move `latest` to this version, last of all, and remove the work."""
-    link = folder.latest.with_name(f".{folder.latest.name}-{os.getpid()}")
-    link.unlink(missing_ok=True)
-    link.symlink_to(folder.version, target_is_directory=True)
-    os.replace(link, folder.latest)
-    sync(folder.latest.parent)
+    folder.point_latest()
     folder.remove_work()
 
 
 def verify(folder: RunFolder, run: Run, staged: Staged) -> None:
     """Read the staged rows again: each planned completion is there once, or quarantined, in the plan's order.
 
-    Raises DualSamplingError when one is lost, strange, or there twice.
+    Memory holds the keys of a shard. Raises DualSamplingError when one is lost, strange, or there twice.
     """
     num_samples = run.config.sampling.n
-    expected, num_failed = [], 0
-    for i in range(run.plan.num_shards):
-        failed = {(failure.id, failure.sample_idx) for failure in read_failures(folder.shard(i))}
-        ids = pq.read_table(folder.shard(i).rows, columns=["id"])["id"].to_pylist()
-        keys = [(row, k) for row in ids for k in range(num_samples) if (row, k) not in failed]
-        num_failed += len(failed)
-        expected.append(pa.table({"id": [row for row, _ in keys], "sample_idx": [k for _, k in keys]}, schema=KEY))
-    wanted = pa.concat_tables(expected)
-    found = ds.dataset([folder.staged / file.path for file in staged.files]).to_table(columns=KEY.names)
-    num_planned = run.plan.num_rows * num_samples
-    num_unique = len(found.group_by(KEY.names).aggregate([]))
-    if not (len(wanted) + num_failed == num_planned and found.equals(wanted) and num_unique == len(found)):
-        raise DualSamplingError(
-            f"the staged rows are not the planned ones: {num_planned} planned, {num_failed} quarantined, {len(found)}"
-            f" staged, {num_unique} of them different; nothing was published and {folder.work} is kept"
-        )
+    num_rows = 0
+    found, rest = _staged_keys(folder, staged), KEY.empty_table()
+    with Seen() as seen:
+        for i in range(run.plan.num_shards):
+            failed = {(failure.id, failure.sample_idx) for failure in read_failures(folder.shard(i))}
+            ids = pq.read_table(folder.shard(i).rows, columns=["id"])["id"].to_pylist()
+            keys = [(row, k) for row in ids for k in range(num_samples) if (row, k) not in failed]
+            wanted = pa.table({"id": [row for row, _ in keys], "sample_idx": [k for _, k in keys]}, schema=KEY)
+            while len(rest) < len(wanted) and (more := next(found, None)) is not None:
+                rest = pa.concat_tables([rest, more])
+            num_rows += len(ids)
+            is_whole = rest.slice(0, len(wanted)).equals(wanted) and len(keys) + len(failed) == len(ids) * num_samples
+            # Keys that are the planned ones, in the plan's order, are each there once when no id is planned twice.
+            if not is_whole or any(seen.add(row) for row in ids):
+                raise _not_as_planned(folder, run, staged, f"shard {i:05d} differs")
+            rest = rest.slice(len(wanted))
+    if num_rows != run.plan.num_rows or len(rest) or next(found, None) is not None:
+        raise _not_as_planned(folder, run, staged, f"{num_rows} rows in the shards")
+
+
+def _staged_keys(folder: RunFolder, staged: Staged) -> Iterator[pa.Table]:
+    for file in staged.files:
+        with pq.ParquetFile(folder.staged / file.path) as rows:
+            for batch in rows.iter_batches(columns=KEY.names):
+                yield pa.Table.from_batches([batch])
+
+
+def _not_as_planned(folder: RunFolder, run: Run, staged: Staged, what: str) -> DualSamplingError:
+    num_planned, num_staged = run.plan.num_rows * run.config.sampling.n, sum(file.num_rows for file in staged.files)
+    return DualSamplingError(
+        f"the staged rows are not the planned ones: {num_planned} planned, {num_staged} staged, {what}; nothing was"
+        f" published and {folder.work} is kept"
+    )
 
 
 def write_documents(folder: RunFolder, run: Run, staged: Staged, verdict: Verdict) -> dict[str, Any]:
@@ -173,7 +190,7 @@ def write_documents(folder: RunFolder, run: Run, staged: Staged, verdict: Verdic
     example = _example(folder.staged / staged.files[0].path)
     text = card(run.config, folder.version, run.plan, staged, verdict.figures, example)
     write_bytes(folder.staged / "README.md", text.encode())
-    write_json(folder.staged / "manifest.json", manifest)
+    write_json(folder.staged / MANIFEST, manifest)
     return manifest
 
 

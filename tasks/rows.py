@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -19,6 +18,7 @@ from tasks.config import PromptConfig, PromptsConfig, SourceConfig
 from tasks.examples import BadRowError, Example, template_fields
 from tasks.readers import QuarantinedRow, SourceRow
 from tasks.recognition import choose_adapter
+from tasks.seen import Seen
 from tasks.sources import open_source
 
 if TYPE_CHECKING:
@@ -60,9 +60,10 @@ def prepare_rows(
 ) -> tuple[SourceReport, Iterator[PreparedRow | QuarantinedRow]]:
     """Recognise the source, then prepare its rows as they are asked for.
 
-    Memory holds the first rows and one digest a row seen. Raises SourceError when the source is missing, empty or
-    unrecognised, TemplateError when a template cannot be compiled, names the reference in theta's prompt, or fails on
-    each of the first rows; a file that cannot be read further raises SourceError while the rows are taken.
+    Memory holds the first rows; which rows came before is counted on the disk. Raises SourceError when the source is
+    missing, empty or unrecognised, TemplateError when a template cannot be compiled, names the reference in theta's
+    prompt, or fails on each of the first rows; while the rows are taken, SourceError when a file cannot be read further
+    and OutputError when the disk is full.
     """
     opened = open_source(source)
     stream = islice(opened.rows(), source.limit)
@@ -82,16 +83,21 @@ def prepare_rows(
     for template in (theta, teacher):
         _check(template, examples)
     report = SourceReport(adapter.name, columns, resolved, opened.files, opened.fingerprint)
-    return report, map(_Preparation(adapter, theta, teacher).prepare, chain(head, stream))
+    return report, _prepared(adapter, theta, teacher, chain(head, stream))
+
+
+def _prepared(
+    adapter: Adapter, theta: PromptTemplate, teacher: PromptTemplate, rows: Iterable[SourceRow | QuarantinedRow]
+) -> Iterator[PreparedRow | QuarantinedRow]:
+    with Seen() as seen:
+        yield from map(_Preparation(adapter, theta, teacher, seen).prepare, rows)
 
 
 class _Preparation:
     """Rows to prompts, one after the other; it remembers which rows it has seen."""
 
-    def __init__(self, adapter: Adapter, theta: PromptTemplate, teacher: PromptTemplate) -> None:
-        self._adapter, self._theta, self._teacher = adapter, theta, teacher
-        self._seen: set[bytes] = set()
-        self._num_repeats: Counter[bytes] = Counter()
+    def __init__(self, adapter: Adapter, theta: PromptTemplate, teacher: PromptTemplate, seen: Seen) -> None:
+        self._adapter, self._theta, self._teacher, self._seen = adapter, theta, teacher, seen
 
     def prepare(self, row: SourceRow | QuarantinedRow) -> PreparedRow | QuarantinedRow:
         """One row with its prompts, or why it has none."""
@@ -121,11 +127,8 @@ class _Preparation:
 
     def _identify(self, fields: dict[str, Any]) -> str:
         digest = _digest(fields)
-        if digest not in self._seen:
-            self._seen.add(digest)
-            return digest.hex()
-        self._num_repeats[digest] += 1
-        return f"{digest.hex()}-{self._num_repeats[digest]}"
+        num_before = self._seen.add(digest)
+        return f"{digest.hex()}-{num_before}" if num_before else digest.hex()
 
 
 def _digest(fields: dict[str, Any]) -> bytes:

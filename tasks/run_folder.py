@@ -5,64 +5,29 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from sampling.errors import OutputError
 from tasks.config import PipelineConfig
-from tasks.durable import output_errors, read_json, sha256_of, write_json
+from tasks.durable import output_errors, read_json, sha256_of, sync, write_json
 from tasks.identity import Identity, differing_keys, run_id_of
+from tasks.shard_folder import UNSHARED, ShardFolder
+from tasks.store.scratch import process_scratch
 
-LATEST = "latest"
-OWN_ENGINE = "engine"
+if TYPE_CHECKING:
+    from tasks.store.mirror import Mirror
+
+LATEST, MANIFEST = "latest", "manifest.json"
+OWN_ENGINE, ENGINE_LOCKS = "engine", "engine*.lock"
+RUNS = "runs"
 ORPHAN_TIMEOUT_S = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class ShardFolder:
-    """The files of one shard."""
-
-    path: Path
-
-    @property
-    def rows(self) -> Path:
-        """The planned rows."""
-        return self.path / "rows.parquet"
-
-    @property
-    def parts(self) -> Path:
-        """Folder of the finished rows, as they were committed."""
-        return self.path / "parts"
-
-    @property
-    def table(self) -> Path:
-        """The shard's part of the dataset."""
-        return self.path / "shard.parquet"
-
-    @property
-    def summary(self) -> Path:
-        """Written last: a shard is complete when it exists."""
-        return self.path / "shard.json"
-
-    @property
-    def claim(self) -> Path:
-        """Who samples the shard; left behind by a process that was killed."""
-        return self.path / "claim.json"
-
-    @property
-    def failure(self) -> Path:
-        """Why the shard was given up; removed when the run is started again."""
-        return self.path / "failure.json"
-
-    def is_ended(self) -> bool:
-        """Whether it is complete or given up."""
-        return self.summary.exists() or self.failure.exists()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,34 +37,49 @@ class RunFolder:
     <root>/<name>/.work/<version>/   run.json, plan.json, quarantine.jsonl, engine.log, lock, shards/, runs/, staged/
     <root>/<name>/<version>/         the published dataset
     <root>/refused/<name>/<version>/ the dataset that the gate refused
+
+    Where publish.root is an object store's URL, <root> is a folder of this process, and the store is the truth: what
+    counts is copied there before it counts (`keep`), and what is not there is fetched.
     """
 
     root: Path
     name: str
     version: str
     identity: Identity
+    mirror: Mirror | None = field(default=None, compare=False)
 
     @classmethod
-    def of(cls, config: PipelineConfig, identity: Identity) -> RunFolder:
-        """The folder of a configuration's run; the version defaults to 12 digits of the run's identity."""
+    def of(cls, config: PipelineConfig, identity: Identity, options: Mapping[str, Any] | None = None) -> RunFolder:
+        """The folder of a configuration's run; the version defaults to 12 digits of the run's identity.
+
+        `options` are an object store's, such as its keys.
+        """
         version = config.publish.version or run_id_of(identity)[:12]
         if version == LATEST:
             raise OutputError(f"publish.version {LATEST!r} is the name of the link; choose another version")
-        # The root itself may be a link, which is followed once, here.
-        return cls(Path(config.publish.root).expanduser().resolve(), config.name, version, identity)
+        root, mirror = _open_root(config.publish.root, options)
+        return cls(root, config.name, version, identity, mirror)
 
     @classmethod
-    def at(cls, work: str) -> tuple[RunFolder, PipelineConfig]:
-        """The run that is at work in a folder, with its configuration. Raises OutputError when there is none."""
-        path = Path(work)
+    def at(cls, work: str, options: Mapping[str, Any] | None = None) -> tuple[RunFolder, PipelineConfig]:
+        """The run that is at work in a folder or at a URL, with its configuration.
+
+        Raises OutputError when there is none.
+        """
+        if work.count("/") < 4:
+            raise OutputError(f"{work!r} is no run's work folder: <root>/<name>/.work/<version>")
+        place, name, _, version = work.rstrip("/").rsplit("/", 3)
+        root, mirror = _open_root(place, options)
+        path = root / name / ".work" / version
+        if mirror is not None:
+            mirror.pull(path, _is_of_the_plan)
         run = read_json(path / "run.json")
         if run is None:
             raise OutputError(
-                f"{path} holds no run.json on {socket.gethostname()}; mount the run's publish.root there at the same"
+                f"{work} holds no run.json on {socket.gethostname()}; mount the run's publish.root there at the same"
                 " path, or start the run first"
             )
-        folder = cls(path.parent.parent.parent, path.parent.parent.name, path.name, run["identity"])
-        return folder, PipelineConfig.model_validate(run["config"])
+        return cls(root, name, version, run["identity"], mirror), PipelineConfig.model_validate(run["config"])
 
     @property
     def run_id(self) -> str:
@@ -137,6 +117,11 @@ class RunFolder:
         return self.work / "plan.json"
 
     @property
+    def shards(self) -> Path:
+        """A folder for each shard."""
+        return self.work / "shards"
+
+    @property
     def quarantine(self) -> Path:
         """One JSON line a row that could not be planned."""
         return self.work / "quarantine.jsonl"
@@ -144,7 +129,7 @@ class RunFolder:
     @property
     def runs(self) -> Path:
         """What the runs of `shards.deployment` say of themselves."""
-        return self.work / "runs"
+        return self.work / RUNS
 
     def engine_lock(self, name: str) -> Path:
         """Held by an engine's process for as long as it can write rows; the run's own engine is `engine`."""
@@ -156,11 +141,40 @@ class RunFolder:
 
     def shard(self, index: int) -> ShardFolder:
         """The folder of a shard, counted from 0."""
-        return ShardFolder(self.work / "shards" / f"{index:05d}")
+        return ShardFolder(self.shards / f"{index:05d}", self.mirror)
+
+    def ended_shards(self) -> set[int]:
+        """Shards that are complete or given up, here or on another machine; one look at all of them."""
+        if self.mirror is not None:
+            names = list(self.mirror.listing(self.shards))
+        else:
+            names = [f"{path.parent.name}/{path.name}" for path in self.shards.glob("*/*.json")]
+        return {int(name[:5]) for name in names if name[6:] in ("shard.json", "failure.json")}
+
+    def address(self, path: Path) -> str:
+        """Where a path of this folder is for everybody: itself, or its URL."""
+        return str(path) if self.mirror is None else self.mirror.address(path)
+
+    def keep(self, *files: Path) -> None:
+        """Make files count that are written: copy them to the object store, where there is one."""
+        if self.mirror is not None:
+            for file in files:
+                self.mirror.push(file)
+
+    def keep_tree(self, folder: Path, last: str | None = None) -> None:
+        """The same for a whole folder, in the place of what was there; the file `last` goes last."""
+        if self.mirror is not None:
+            self.mirror.remove(folder)
+            self.mirror.push_tree(folder, last)
+
+    def fetch(self, folder: Path) -> None:
+        """Get all of a folder, where it is in an object store."""
+        if self.mirror is not None:
+            self.mirror.pull(folder)
 
     @contextmanager
-    def locked(self, run_on: str = "here") -> Iterator[None]:
-        """Hold the work folder for this process alone.
+    def locked(self, run_on: str = "here") -> Iterator[Callable[[], None]]:
+        """Hold the work folder for this process alone; gives what raises OutputError once it is not held any more.
 
         `run_on` is `shards.run_on`: runs of a deployment may go on in the folder of a run that was killed. Raises
         OutputError when it cannot be written, when another run holds it (its pid and host are named), or when it
@@ -179,22 +193,36 @@ class RunFolder:
                     f" {holder['since']}); wait for it, end it, or choose another publish.version"
                 ) from None
         try:
-            self._wait_for_orphans(
-                self.engine_lock(OWN_ENGINE).name if run_on == "deployment" else f"{OWN_ENGINE}*.lock"
-            )
-            with output_errors(self.work):
-                since = datetime.now(UTC).isoformat(timespec="seconds")
-                holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
-                write_json(self.work / "holder.json", holder)
-            self._check_owner()
-            yield
+            with self._leased() as check:
+                if self.mirror is not None:
+                    self.mirror.pull(self.work, _is_work if run_on == "here" else _is_of_the_plan)
+                    self.mirror.refresh(self.refused / MANIFEST)
+                self._wait_for_orphans(self.engine_lock(OWN_ENGINE).name if run_on == "deployment" else ENGINE_LOCKS)
+                with output_errors(self.work):
+                    since = datetime.now(UTC).isoformat(timespec="seconds")
+                    holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+                    write_json(self.work / "holder.json", holder)
+                self._check_owner()
+                yield check
         finally:
             lock.release()
+
+    @contextmanager
+    def _leased(self) -> Iterator[Callable[[], None]]:
+        """The lock of a run whose folder is in an object store, which has none."""
+        if self.mirror is None:
+            yield lambda: None
+            return
+        from tasks.store.lease import Lease
+
+        with Lease(self.mirror, self.work.with_name(f"{self.version}.lease")) as lease:
+            yield lease.check
 
     def write_run(self, config: PipelineConfig, libraries: dict[str, str]) -> None:
         """Say whose work folder this is."""
         run = {"run_id": self.run_id, "identity": self.identity, "config": config.model_dump(mode="json")}
         write_json(self.work / "run.json", {**run, "libraries": libraries})
+        self.keep(self.work / "run.json")
 
     def was_begun(self) -> bool:
         """Whether the work folder holds a run's work, not only this process's lock."""
@@ -205,23 +233,46 @@ class RunFolder:
 
         Raises OutputError when the folder holds another run's dataset, something else, or a damaged dataset.
         """
-        if not self.published.exists():
+        if self.mirror is not None:  # what an upload that was interrupted has left there is no dataset yet
+            if not self.mirror.refresh(self.published / MANIFEST):
+                return None
+        elif not self.published.exists():
             return None
-        manifest: dict[str, Any] | None = read_json(self.published / "manifest.json")
+        manifest: dict[str, Any] | None = read_json(self.published / MANIFEST)
         if manifest is None:
             raise OutputError(f"{self.published} holds no manifest.json; move it away or choose another version")
         self._check_identity(self.published, manifest)
+        sizes = {} if self.mirror is None else self.mirror.listing(self.published)
         for file in manifest["files"]:
             path = self.published / file["path"]
-            if not path.is_file() or sha256_of(path) != file["sha256"]:
+            # A store has proved each file's checksum when it took it.
+            is_whole = (
+                sizes.get(file["path"]) == file["num_bytes"]
+                if self.mirror is not None
+                else path.is_file() and sha256_of(path) == file["sha256"]
+            )
+            if not is_whole:
                 raise OutputError(
-                    f"{path} is not what manifest.json lists (sha256 {file['sha256'][:12]}…); remove"
-                    f" {self.published} to produce it again"
+                    f"{self.address(path)} is not what manifest.json lists (sha256 {file['sha256'][:12]}…); remove"
+                    f" {self.address(self.published)} to produce it again"
                 )
         return manifest
 
+    def point_latest(self) -> None:
+        """Make `latest` this version: a link, or an object that holds the version's name."""
+        if self.mirror is not None:
+            self.mirror.write(self.latest, f"{self.version}\n".encode())
+            return
+        link = self.latest.with_name(f".{self.latest.name}-{os.getpid()}")
+        link.unlink(missing_ok=True)
+        link.symlink_to(self.version, target_is_directory=True)
+        os.replace(link, self.latest)
+        sync(self.latest.parent)
+
     def remove_work(self) -> None:
         """Remove the work folder, after its dataset was published."""
+        if self.mirror is not None:
+            self.mirror.remove(self.work)
         shutil.rmtree(self.work, ignore_errors=True)
         with suppress(OSError):  # another version may be at work there
             self.work.parent.rmdir()
@@ -240,7 +291,7 @@ class RunFolder:
             orphan.release()
 
     def _check_owner(self) -> None:
-        for folder, document in ((self.work, "run.json"), (self.refused, "manifest.json")):
+        for folder, document in ((self.work, "run.json"), (self.refused, MANIFEST)):
             if (owner := read_json(folder / document)) is not None:
                 self._check_identity(folder, owner)
 
@@ -249,6 +300,26 @@ class RunFolder:
             return
         differing = "; ".join(differing_keys(owner["identity"], self.identity))
         raise OutputError(
-            f"{folder} belongs to another configuration ({differing}); choose another publish.version, or remove"
-            " that folder"
+            f"{self.address(folder)} belongs to another configuration ({differing}); choose another publish.version, or"
+            " remove that folder"
         )
+
+
+def _open_root(root: str, options: Mapping[str, Any] | None) -> tuple[Path, Mirror | None]:
+    """The local folder that stands for publish.root, with its mirror where that is a URL."""
+    if "://" not in root:
+        return Path(root).expanduser().resolve(), None  # the root itself may be a link, which is followed once, here
+    from tasks.store.mirror import Mirror  # s3fs takes half a second to import
+
+    local = process_scratch()
+    return local, Mirror(root, local, options)
+
+
+def _is_work(name: str) -> bool:
+    """What a run that samples here needs of another machine's work."""
+    return Path(name).name not in UNSHARED and not name.startswith(f"{RUNS}/")
+
+
+def _is_of_the_plan(name: str) -> bool:
+    """The same without finished rows, which come shard by shard."""
+    return _is_work(name) and "/parts/" not in name

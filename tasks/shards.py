@@ -25,7 +25,8 @@ from tasks.durable import output_errors, read_json, sha256_of, write_json
 from tasks.engine_process import EngineProcess, Progress
 from tasks.pace import PER_SHARD, Pace, coarse
 from tasks.parts import Failure, Parts, Totals, read_parts
-from tasks.run_folder import RunFolder, ShardFolder
+from tasks.run_folder import RunFolder
+from tasks.shard_folder import ShardFolder
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ def read_failures(shard: ShardFolder) -> list[Failure]:
 def give_up(shard: ShardFolder, error: EngineError) -> None:
     """Say why a shard is not sampled any more, so that other shards go on."""
     write_json(shard.failure, {"error": type(error).__name__, "text": f"{error} (on {socket.gethostname()})"})
+    shard.keep(shard.failure)
 
 
 def read_failure(shard: ShardFolder) -> EngineError | None:
@@ -155,6 +157,7 @@ def complete(shard: ShardFolder, num_samples: int, parts: Parts) -> ShardSummary
                 raise EngineError(f"shard {shard.path.name}: the engine left out row {key[0]}, sample {key[1]}")
     table = to_dataset(rows.take(pa.array(row_places, pa.int64())), parts.table.take(pa.array(part_places, pa.int64())))
     write_table(shard.table, table)
+    shard.keep(shard.table)
     summary = ShardSummary(
         num_rows=len(table),
         sha256=sha256_of(shard.table),
@@ -166,6 +169,7 @@ def complete(shard: ShardFolder, num_samples: int, parts: Parts) -> ShardSummary
         pace=coarse(parts.pace, PER_SHARD),
     )
     write_json(shard.summary, {**asdict(summary), "failures": [asdict(failure) for failure in failures]})
+    shard.keep(shard.summary)
     return summary
 
 

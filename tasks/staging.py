@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sampling.errors import ConfigurationError
+from tasks.columns import ENCODING
 from tasks.durable import sha256_of, sync
 from tasks.facts import FACTS, TOKENIZER
 from tasks.parts import Totals, sum_totals
@@ -69,7 +70,8 @@ def stage(
     data.mkdir(parents=True)
     tables = (pq.read_table(folder.shard(i).table) for i in range(plan.num_shards))
     paths = _write_files(data, _regroup(tables, group_bytes), file_bytes)
-    _write_quarantine(folder, plan)
+    if quarantine:
+        _write_quarantine(folder, plan)
     for name in (FACTS, TOKENIZER):
         if (folder.work / name).exists():
             shutil.copyfile(folder.work / name, folder.staged / name)
@@ -91,13 +93,15 @@ def _data_file(path: Path, root: Path) -> DataFile:
 def _regroup(tables: Iterator[pa.Table], group_bytes: int) -> Iterator[pa.Table]:
     """The same rows in tables of about `group_bytes` each."""
     waiting: list[pa.Table] = []
+    waiting_bytes = 0
     for table in tables:
         rows_per_slice = max(1, len(table) * group_bytes // max(1, table.nbytes))
         for start in range(0, len(table), rows_per_slice):
             waiting.append(table.slice(start, rows_per_slice))
-            if sum(piece.nbytes for piece in waiting) >= group_bytes:
+            waiting_bytes += waiting[-1].nbytes
+            if waiting_bytes >= group_bytes:
                 yield pa.concat_tables(waiting)
-                waiting = []
+                waiting, waiting_bytes = [], 0
     if waiting:
         yield pa.concat_tables(waiting)
 
@@ -115,7 +119,7 @@ def _write_files(data: Path, groups: Iterator[pa.Table], file_bytes: int) -> lis
             writer = pq.ParquetWriter(
                 temporary[-1],
                 group.schema,
-                compression="zstd",
+                **ENCODING,
                 write_page_index=True,
                 write_page_checksum=True,
                 use_content_defined_chunking=True,
@@ -130,11 +134,10 @@ def _write_files(data: Path, groups: Iterator[pa.Table], file_bytes: int) -> lis
 
 
 def _write_quarantine(folder: RunFolder, plan: Plan) -> None:
-    """One JSON line a row, or a completion, that is not in the dataset; no file when there is none."""
-    failures = [failure for i in range(plan.num_shards) for failure in read_failures(folder.shard(i))]
-    if not failures and not plan.quarantine:
-        return
+    """One JSON line a row, or a completion, that is not in the dataset."""
     shutil.copyfile(folder.quarantine, folder.staged / QUARANTINE)
     with open(folder.staged / QUARANTINE, "a", encoding="utf-8") as file:
-        file.writelines(json.dumps(asdict(failure), sort_keys=True) + "\n" for failure in failures)
+        for i in range(plan.num_shards):
+            failures = read_failures(folder.shard(i))
+            file.writelines(json.dumps(asdict(failure), sort_keys=True) + "\n" for failure in failures)
     sync(folder.staged / QUARANTINE)

@@ -30,6 +30,7 @@ class PrefectServices:
     address: str
     environment: dict[str, str]
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    workers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)  # by their names
     server: subprocess.Popen[bytes] = field(init=False)
 
     def call(self, *argv: str | Path) -> subprocess.CompletedProcess[str]:
@@ -57,12 +58,12 @@ class PrefectServices:
         self.server = self.start("server.log", ["server", "start", "--port", port, "--no-ui"], cwd=self.folder)
         wait_until(lambda: is_healthy(self, self.server), self)
 
-    def start_worker(self, pool: str, *argv: str, name: str = "worker") -> subprocess.Popen[bytes]:
+    def start_worker(self, pool: str, *argv: str, name: str = "worker") -> None:
         """A worker of a pool, elsewhere than in the checkout; it asks for work once a second."""
-        folder = self.folder / f"{name}-{pool}"
+        folder = self.folder / name
         folder.mkdir(exist_ok=True)
-        argv = ("worker", "start", "--pool", pool, "--name", f"{name}-{pool}", *argv)
-        return self.start(f"{folder.name}.log", [*argv], cwd=folder)
+        argv = ("worker", "start", "--pool", pool, "--name", name, *argv)
+        self.workers[name] = self.start(f"{name}.log", [*argv], cwd=folder)
 
     def start(self, log: str, argv: list[str], cwd: Path) -> subprocess.Popen[bytes]:
         """`prefect …` in the background, in a process group of its own, which ends with the services."""

@@ -56,7 +56,7 @@ def produce(config: PipelineConfig, end: str) -> None:
     if end in ERRORS:
         raise ERRORS[end]
     if end == "published":
-        report_published(Path("/data/d/v1"), MANIFEST)
+        report_published("/data/d/v1", MANIFEST)
 
 
 class Lines(logging.Handler):

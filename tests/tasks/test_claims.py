@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks.claims import claimed, unclaimed
+from sampling.errors import OutputError
+from tasks.claims import Claims
 from tasks.durable import read_json, write_json
-from tasks.run_folder import RunFolder, ShardFolder
+from tasks.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -24,14 +25,14 @@ def folder(tmp_path: Path) -> RunFolder:
     return folder
 
 
-def holder_of(shard: ShardFolder) -> subprocess.Popen[str]:
+def holder_of(folder: RunFolder, index: int) -> subprocess.Popen[str]:
     """Another process that holds a shard until it is killed."""
     code = f"""
 import time
 from pathlib import Path
-from tasks.claims import claimed
-from tasks.run_folder import ShardFolder
-with claimed(ShardFolder(Path({str(shard.path)!r})), "other") as num_lost:
+from tasks.claims import Claims
+from tasks.run_folder import RunFolder
+with Claims(RunFolder(Path({str(folder.root)!r}), "d", "v", {{}}), "other").claimed({index}) as num_lost:
     print(num_lost, flush=True)
     time.sleep(600)
 """
@@ -42,43 +43,44 @@ with claimed(ShardFolder(Path({str(shard.path)!r})), "other") as num_lost:
 
 
 def test_a_shard_is_held_by_one_process(folder: RunFolder) -> None:
-    shard = folder.shard(1)
-    other = holder_of(shard)
-    with claimed(shard, "ours") as num_lost:
+    ours = Claims(folder, "ours")
+    other = holder_of(folder, 1)
+    with ours.claimed(1) as num_lost:
         assert num_lost is None
-    assert (read_json(shard.claim) or {})["holder"] == "other"
+    with pytest.raises(OutputError, match="shard 00001 is sampled by the flow run other"), ours.held(1):
+        pass
     other.kill()
     other.wait()
-    with claimed(shard, "ours") as num_lost:
+    with ours.claimed(1) as num_lost:
         assert num_lost == 1  # free at once, and its loss is counted
-        assert (read_json(shard.claim) or {})["holder"] == "ours"
+        assert (read_json(folder.shard(1).claim) or {})["holder"] == "ours"
 
 
 def test_losses_are_counted_until_a_holder_ends_in_order(folder: RunFolder) -> None:
-    shard = folder.shard(1)
+    ours = Claims(folder, "ours")
     for _ in range(2):
-        other = holder_of(shard)
+        other = holder_of(folder, 1)
         other.kill()
         other.wait()
-    with suppress(KeyboardInterrupt), claimed(shard, "ours") as num_lost:
+    with suppress(KeyboardInterrupt), ours.claimed(1) as num_lost:
         assert num_lost == 2
         raise KeyboardInterrupt
-    with claimed(shard, "ours") as num_lost:
+    with ours.claimed(1) as num_lost:
         assert num_lost == 0
 
 
 def test_each_shard_left_is_given_once(folder: RunFolder) -> None:
     given = []
-    for index, num_lost in unclaimed(folder, 3, "ours"):
+    for index, num_lost in Claims(folder, "ours").each_free(3):
         given.append((index, num_lost))
         write_json(folder.shard(index).summary if index == 1 else folder.shard(index).failure, {})
     assert given == [(1, 0), (2, 0)]
 
 
 def test_what_others_hold_is_passed_over(folder: RunFolder) -> None:
-    other = holder_of(folder.shard(1))
+    other = holder_of(folder, 1)
     try:
-        for index, _ in unclaimed(folder, 3, "ours"):
+        for index, _ in Claims(folder, "ours").each_free(3):
             assert index == 2
             write_json(folder.shard(index).summary, {})
     finally:
@@ -87,9 +89,10 @@ def test_what_others_hold_is_passed_over(folder: RunFolder) -> None:
 
 
 def test_a_shard_is_free_when_its_taker_stops(folder: RunFolder) -> None:
-    with closing(unclaimed(folder, 3, "ours")) as shards:
+    theirs = Claims(folder, "theirs")
+    with closing(Claims(folder, "ours").each_free(3)) as shards:
         assert next(shards) == (1, 0)
-        with claimed(folder.shard(1), "theirs") as num_lost:
+        with theirs.claimed(1) as num_lost:
             assert num_lost is None
-    with claimed(folder.shard(1), "theirs") as num_lost:
+    with theirs.claimed(1) as num_lost:
         assert num_lost == 0

@@ -1,10 +1,12 @@
-"""A dataset in a folder: opened whoever wrote it, refused with a reason where it cannot be."""
+"""A dataset in a folder, or a store: opened whoever wrote it, refused with a reason where it cannot be."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sampling.errors import SourceError
+from sampling.errors import RefusedError, SourceError
 from sampling.record import RECORD_SCHEMA
 from tasks.dataset import open_dataset
 from tasks.durable import sha256_of
+from tasks.store.mirror import Mirror
 from tests.tasks.runs import make_config
+from tests.tasks.store.s3 import s3_server
 from tests.validations.tables import facts, made_rows, to_table, written
 from tests.validations.test_tokens import wide
 from validations.facts import Facts
@@ -242,3 +246,75 @@ def test_a_configuration_that_is_none(tmp_path: Path, config: Any) -> None:
     opened = open_dataset(published(tmp_path / "d", config=config, name=["x"], version={"a": 1}))
     assert opened.limits == Limits()
     assert opened.title == "['x'] {'a': 1}"
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a folder of a real S3 server, with the dataset v1, `latest`, a damaged dataset and a foreign file."""
+    local = tmp_path_factory.mktemp("local")
+    with s3_server() as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.env.items():
+            patch.setenv(name, value)
+        mirror = Mirror(f"{server.root}/made/d", local)
+        mirror.push_tree(published(local / "v1"))
+        published(local / "damaged")
+        pq.write_table(TABLE, local / "damaged/data/train-00000.parquet")
+        mirror.push_tree(local / "damaged")
+        mirror.write(local / "latest", b"v1\n")
+        mirror.write(local / "astray/latest", b"../v1")
+        mirror.write(local / "stale/latest", b"v9")
+        mirror.write(local / "text/file.txt", b"text")
+        yield mirror.store.url
+
+
+@pytest.mark.parametrize("name", ["v1", "v1/", "latest"])
+def test_a_dataset_of_a_store(bucket: str, name: str) -> None:
+    opened = open_dataset(f"{bucket}/{name}")
+    assert opened.address == f"{bucket}/v1"
+    assert (opened.title, opened.damages()) == ("d v1", [])
+    assert [path.name for path in opened.files] == ["train-00000.parquet", "train-00001.parquet"]
+    assert opened.path.name == "v1"
+
+
+def test_a_file_of_a_store(bucket: str) -> None:
+    opened = open_dataset(f"{bucket}/v1/data/train-00001.parquet")
+    assert pq.read_table(opened.files[0]).equals(TABLE.slice(6))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("v2", "nothing lies at s3://.*/made/d/v2; give a dataset's URL"),
+        ("text", "s3://.*/made/d/text holds no Parquet file"),
+        ("stale/latest", "nothing lies at s3://.*/stale/v9"),
+        ("astray/latest", "should hold the name of a version, not '../v1'"),
+        ("text/latest", "nothing lies at s3://.*/text/latest"),
+        ("latest/latest", "nothing lies at"),
+    ],
+)
+def test_what_is_no_dataset_of_a_store(bucket: str, name: str, words: str) -> None:
+    with pytest.raises(SourceError, match=words):
+        open_dataset(f"{bucket}/{name}")
+
+
+def test_urls_that_name_no_dataset(bucket: str) -> None:
+    with pytest.raises(SourceError, match="is a whole bucket"):
+        open_dataset(bucket.removesuffix("/made/d"))
+    with pytest.raises(SourceError, match="bucket does not exist"):
+        open_dataset("s3://nowhere/d/v1")
+    with pytest.raises(SourceError, match="http://… is no object store"):
+        open_dataset("http://host/d/v1")
+
+
+def test_damage_in_a_store_shows(bucket: str) -> None:
+    with pytest.raises(RefusedError, match=r"^s3://.*/made/d/damaged: data/train-00000\.parquet has sha256"):
+        open_dataset(f"{bucket}/damaged").check_whole()
+
+
+def test_what_was_fetched_goes_with_its_process(bucket: str) -> None:
+    program = f"from tasks.dataset import open_dataset\nprint(open_dataset({bucket + '/v1'!r}).path.is_dir())"
+    program += f"\nprint(open_dataset({bucket + '/v1'!r}).path)"
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    was_there, path = said.stdout.split()
+    assert was_there == "True"
+    assert not Path(path).exists()

@@ -11,11 +11,19 @@ import pytest
 
 from tasks.engine_process import Progress
 from tasks.heartbeat import Beat, Heartbeat, read_beats
+from tasks.run_folder import RunFolder
 
 LIMIT_S = 60.0  # a beat takes milliseconds
 
 
-def next_beat(folder: Path, after: int) -> Beat:
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    folder = RunFolder(tmp_path, "d", "v", {})
+    folder.work.mkdir(parents=True)
+    return folder
+
+
+def next_beat(folder: RunFolder, after: int) -> Beat:
     deadline = time.monotonic() + LIMIT_S
     while (beat := read_beats(folder)["run"]).number <= after:
         assert time.monotonic() < deadline
@@ -23,8 +31,7 @@ def next_beat(folder: Path, after: int) -> Beat:
     return beat
 
 
-def test_it_beats_from_the_first_moment_and_shows_what_it_was_told(tmp_path: Path) -> None:
-    folder = tmp_path / "runs"
+def test_it_beats_from_the_first_moment_and_shows_what_it_was_told(folder: RunFolder) -> None:
     with Heartbeat(folder, "run", beat_s=0.02) as heartbeat:
         first = read_beats(folder)["run"]
         assert (first.pid, first.shard, first.progress, first.ended) == (os.getpid(), None, None, [])
@@ -40,10 +47,9 @@ def test_it_beats_from_the_first_moment_and_shows_what_it_was_told(tmp_path: Pat
     assert read_beats(folder)["run"] == last
 
 
-def test_a_disk_that_takes_no_beat_ends_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    folder = tmp_path / "runs"
+def test_a_disk_that_takes_no_beat_ends_no_run(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
     with Heartbeat(folder, "run", beat_s=0.02):
-        shutil.rmtree(folder)
+        shutil.rmtree(folder.runs)
         time.sleep(0.1)
-    assert "cannot be written" in caplog.text
+    assert "sign of life cannot be written" in caplog.text
     assert read_beats(folder) == {}

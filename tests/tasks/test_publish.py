@@ -15,7 +15,7 @@ from tasks.durable import read_json, sha256_of, write_json
 from tasks.publish import Run, publish_dataset, verify
 from tasks.run_folder import RunFolder, ShardFolder
 from tasks.staging import stage
-from tests.tasks.runs import make_config, make_row, make_run, sample_all
+from tests.tasks.runs import make_config, make_row, make_run, sample, sample_all
 
 IDS = [make_row(i).id for i in range(10)]
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -140,3 +140,21 @@ def test_a_row_lost_or_there_twice_is_noticed(tmp_path: Path, damage: Callable[[
     damage(folder.shard(2 if damage is forget_failure else 0))
     with pytest.raises(DualSamplingError, match="the staged rows are not the planned ones: 10 planned"):
         verify(folder, run, stage(folder, run.plan, run.shards))
+
+
+def test_an_id_that_is_planned_twice_is_noticed(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    folder, plan = make_run(config, [make_row(i) for i in (*range(10), 3)])
+    shards = [sample(folder, config, i, ids) for i, ids in enumerate((IDS[:4], IDS[4:8], [*IDS[8:], IDS[3]]))]
+    with pytest.raises(DualSamplingError, match="11 planned, 11 staged, shard 00002 differs"):
+        verify(folder, Run(config, plan, {}, shards), stage(folder, plan, shards))
+
+
+def test_the_proof_is_the_same_however_the_files_are_cut(tmp_path: Path) -> None:
+    folder, run = sampled(tmp_path, failing=frozenset([IDS[2]]), sampling={"n": 2})
+    staged = stage(folder, run.plan, run.shards, group_bytes=1, file_bytes=1)
+    assert (len(staged.files), staged.num_rows) == (18, 18)
+    verify(folder, run, staged)
+    (folder.staged / staged.files[7].path).write_bytes((folder.staged / staged.files[8].path).read_bytes())
+    with pytest.raises(DualSamplingError, match="20 planned, 18 staged, shard 00001 differs"):
+        verify(folder, run, staged)

@@ -11,6 +11,9 @@ from tests.flows.prefect_services import PrefectServices, prefect_services
 GPU, CPU = "gpu", "cpu"
 
 
+WORKERS = {"one": GPU, "two": GPU, "three": CPU}
+
+
 @pytest.fixture(scope="package")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServices]:
     """All deployments on a server that was new, two workers that sample, one that does not.
@@ -18,11 +21,21 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServic
     In the end nothing of it runs.
     """
     with prefect_services(tmp_path_factory.mktemp("services")) as services:
-        for pool in (GPU, CPU):
-            services.prefect("work-pool", "create", pool, "--type", "process")
-        for name in ("one", "two"):
-            services.start_worker(GPU, "--limit", "1", name=name)
-        services.start_worker(CPU)
-        services.prefect("deploy", "--all", "--no-prompt")
+        start_everything(services)
         yield services
     assert services.alive() == []
+
+
+def start_everything(services: PrefectServices) -> None:
+    """Pools, workers, deployments."""
+    for pool in (GPU, CPU):
+        services.prefect("work-pool", "create", pool, "--type", "process")
+    for name in WORKERS:
+        start_worker(services, name)
+    services.prefect("deploy", "--all", "--no-prompt")
+
+
+def start_worker(services: PrefectServices, name: str) -> None:
+    """One of WORKERS; a worker that samples does so for one run at a time."""
+    pool = WORKERS[name]
+    services.start_worker(pool, *(["--limit", "1"] if pool == GPU else []), name=name)

@@ -81,19 +81,24 @@ class LongRun:
 
     def start(self) -> str:
         """Ask for it; the flow run's id."""
-        name = httpx.get(f"{self.services.address}/deployments/name/{PARENT}").json()["id"]
-        body = {"parameters": {"config": self.config.model_dump(mode="json", exclude_unset=True)}}
-        while True:
-            answer = httpx.post(f"{self.services.address}/deployments/{name}/create_flow_run", json=body, timeout=60)
-            if answer.status_code != 503:  # SQLite is busy: Prefect's own client asks again, too
-                assert answer.is_success, answer.text
-                return str(answer.json()["id"])
-            time.sleep(1.0)
+        deployment = self.ask("GET", f"deployments/name/{PARENT}")["id"]
+        parameters = {"config": self.config.model_dump(mode="json", exclude_unset=True)}
+        answer = self.ask("POST", f"deployments/{deployment}/create_flow_run", {"parameters": parameters})
+        return str(answer["id"])
 
     def state(self, flow_run: str) -> dict[str, Any]:
         """Prefect's word on a flow run."""
-        state: dict[str, Any] = httpx.get(f"{self.services.address}/flow_runs/{flow_run}", timeout=60).json()["state"]
+        state: dict[str, Any] = self.ask("GET", f"flow_runs/{flow_run}")["state"]
         return state
+
+    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """Prefect's answer; asked again where SQLite is busy, as Prefect's own client does."""
+        while True:
+            answer = httpx.request(method, f"{self.services.address}/{path}", json=body, timeout=60)
+            if answer.status_code != 503:
+                assert answer.is_success, answer.text
+                return answer.json()
+            time.sleep(1.0)
 
     def wait_for_end(self, flow_run: str) -> dict[str, Any]:
         """Its last state."""
@@ -103,7 +108,7 @@ class LongRun:
 
     def at_work(self) -> dict[str, Beat]:
         """Runs of sample-shards that live and sample, by their ids."""
-        beats = read_beats(self.folder.runs)
+        beats = read_beats(self.folder)
         return {run: beat for run, beat in beats.items() if beat.shard is not None and is_alive(beat.pid)}
 
     def engines(self) -> dict[int, int]:
@@ -117,7 +122,7 @@ class LongRun:
 
     def log_of(self, run: int) -> str:
         """What a run's engines have printed."""
-        (flow_run,) = (beat.run for beat in read_beats(self.folder.runs).values() if beat.pid == run)
+        (flow_run,) = (beat.run for beat in read_beats(self.folder).values() if beat.pid == run)
         return self.folder.engine_log(f"{OWN_ENGINE}-{flow_run[:8]}").read_text(errors="replace")
 
     def wait_until_two_sample(self) -> dict[int, int]:
@@ -135,6 +140,11 @@ class LongRun:
     def num_parts(self) -> int:
         """Commits on the disk."""
         return len(list((self.folder.work / "shards").glob("*/parts/*.parquet")))
+
+    def has_begun(self, flow_run: str) -> bool:
+        """Whether it waits for shards: its log says so."""
+        body = {"logs": {"flow_run_id": {"any_": [flow_run]}}}
+        return any("begins" in line["message"] for line in self.ask("POST", "logs/filter", body))
 
     def parent(self) -> int:
         """The pid of the run that waits for the others."""

@@ -13,18 +13,16 @@ import sys
 import time
 from pathlib import Path
 
-import httpx
 import pytest
 import yaml
 
 from flows.produce import run_produce
 from tasks.durable import read_json
 from tests.flows.prefect_services import PrefectServices
-from tests.flows.production.conftest import GPU
+from tests.flows.production.conftest import start_worker
 from tests.flows.production.long_run import (
     LongRun,
     Tokens,
-    command_of,
     in_a_hurry,
     is_alive,
     kill,
@@ -92,14 +90,12 @@ def test_a_killed_worker_takes_its_run_and_no_row(run: LongRun) -> None:
     """Its run stays Running in Prefect, whose word nobody here takes for it."""
     engines = run.wait_until_two_sample()
     lost = {beat.pid: flow_run for flow_run, beat in run.at_work().items()}
-    worker = next(process for process in run.services.processes if "one-gpu" in command_of(process.pid))
-    run.services.kill(worker)
-    run.wait_until(lambda: len(run.engines()) == 1)
-    (left,) = run.engines()
-    (gone,) = engines.keys() - {left}
-    assert not is_alive(engines[gone])
+    run.services.kill(run.services.workers["one"])
+    run.wait_until(lambda: not all(map(is_alive, engines)))
+    (gone,) = (pid for pid in engines if not is_alive(pid))
+    run.wait_until(lambda: not is_alive(engines[gone]))
     assert run.state(lost[gone])["type"] == "RUNNING"
-    run.services.start_worker(GPU, "--limit", "1", name="one")
+    start_worker(run.services, "one")
     run.wait_until(lambda: run.state(lost[gone])["type"] == "CRASHED")
     run.wait_until_two_sample()  # replaced, though nobody asked
 
@@ -113,11 +109,12 @@ def test_a_second_run_of_the_same_dataset_is_refused(run: LongRun) -> None:
 
 def test_a_killed_parent_leaves_its_runs_to_the_next_one(run: LongRun) -> None:
     engines = run.wait_until_two_sample()
-    kill(run.parent())
-    assert run.wait_for_end(run.flow_run)["type"] == "CRASHED"
     killed = run.parent()
+    kill(killed)
+    assert run.wait_for_end(run.flow_run)["type"] == "CRASHED"
     run.flow_run = run.start()
-    run.wait_until(lambda: run.parent() != killed)
+    run.wait_until(lambda: run.has_begun(run.flow_run))
+    assert run.parent() != killed
     assert run.wait_until_two_sample() == engines
 
 
@@ -125,8 +122,7 @@ def test_a_cancelled_run_stops_within_seconds(run: LongRun) -> None:
     """What the pages of Prefect do: they set the state."""
     engines = run.wait_until_two_sample()
     begun = time.monotonic()
-    body = {"state": {"type": "CANCELLING"}}
-    assert httpx.post(f"{run.services.address}/flow_runs/{run.flow_run}/set_state", json=body).is_success
+    run.ask("POST", f"flow_runs/{run.flow_run}/set_state", {"state": {"type": "CANCELLING"}})
     run.wait_until(lambda: not any(map(is_alive, [*engines, *engines.values()])))
     assert time.monotonic() - begun < SECONDS
     assert run.wait_for_end(run.flow_run)["type"] == "CANCELLED"

@@ -1,0 +1,1 @@
+"""An object store in the place of a folder."""

@@ -1,0 +1,51 @@
+"""What an object store's refusal means, or its silence."""
+
+from __future__ import annotations
+
+import aiohttp
+from botocore import exceptions as boto
+from botocore.parsers import ResponseParserError
+
+# S3's own codes; the numbers are what botocore makes of an answer without a body.
+MISSING = frozenset({"NoSuchKey", "404"})
+REFUSED = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409", *MISSING})
+NO_ANSWER = (
+    boto.ConnectionError, boto.HTTPClientError, ResponseParserError, aiohttp.ClientError, ConnectionError, TimeoutError,
+)  # fmt: skip
+NO_RIGHT = (PermissionError, boto.NoCredentialsError, boto.PartialCredentialsError, boto.ProfileNotFound)
+
+
+def refusal(error: BaseException) -> tuple[str | None, int]:
+    """S3's code with the HTTP status, which s3fs keeps as the cause; (None, 0) when S3 said nothing."""
+    for each in (error, error.__cause__):
+        response = getattr(each, "response", None)
+        if isinstance(response, dict):
+            return response["Error"].get("Code"), response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return None, 0
+
+
+def is_silence(error: BaseException, status: int) -> bool:
+    """Whether another try may help: no answer, a broken one, or a server that is overloaded."""
+    if isinstance(error, boto.SSLError):
+        return False  # a certificate that is not trusted now will not be later
+    return status >= 500 or status == 429 or isinstance(error, NO_ANSWER)
+
+
+def said(error: BaseException) -> str:
+    """The error in one line, without the number that s3fs makes up."""
+    if isinstance(error, TimeoutError) and not str(error):
+        return "timed out"
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
+def what_to_do(code: str | None, error: BaseException) -> str:
+    """The user's next step after a refusal."""
+    if code == "NoSuchBucket":
+        return "create the bucket, or correct the URL"
+    if isinstance(error, NO_RIGHT):
+        return (
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE) of somebody who may list, read, write"
+            " and delete there"
+        )
+    return "correct the URL, AWS_ENDPOINT_URL or AWS_DEFAULT_REGION"
