@@ -67,7 +67,7 @@ def write_comparison(judged: tuple[Judged, Judged], output: str) -> None:
     (one, one_verdict), (other, other_verdict) = judged
     titles = one.title, other.title
     if titles[0] == titles[1]:
-        titles = str(one.path), str(other.path)
+        titles = one.address, other.address
     write_html(output, render_comparison(titles, (one_verdict, other_verdict), (one.manifest, other.manifest)))
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from uuid import UUID
 
-from httpx import HTTPError
+from httpx import HTTPError, HTTPStatusError
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.exceptions import PrefectException
+from prefect.exceptions import ObjectNotFound
 
 from flows.sampling_runs import SamplingRuns
-from sampling.errors import EngineDiedError, EngineError
+from sampling.errors import ConfigurationError, EngineDiedError, EngineError
 from tasks.config import PipelineConfig
 from tasks.durable import output_errors
 from tasks.engine_process import Progress
@@ -54,11 +54,12 @@ class FanOut:
         self._summaries: dict[int, ShardSummary] = {}
         self._failures: dict[int, EngineError] = {}
         self._open: set[int] = set()
+        self._living: set[str] = set()  # runs, when Prefect was last asked
         self._seen: dict[UUID, float] = {}  # when a run that has not beaten yet was first seen to begin
         self._ended: set[UUID] = set()
         self._failed: list[str] = []  # what runs said that failed, or that somebody cancelled
         self._num_stillborn = 0
-        self._asked = self._warned = 0.0
+        self._looked = self._asked = self._warned = 0.0
 
     def sample(self, num_shards: int) -> list[ShardSummary]:
         """The summaries of all shards, in their order.
@@ -78,7 +79,7 @@ class FanOut:
                     if self._open:
                         time.sleep(POLL_S if self._folder.mirror is None else POLL_STORE_S)
         except BaseException:
-            with self._without_server():
+            with suppress(HTTPError, ConfigurationError), self._without_server():
                 self._runs.cancel()
             raise
         with self._without_server():
@@ -99,7 +100,7 @@ class FanOut:
                 shard.forget(shard.summary)  # its table is damaged: a run makes it again from the parts
 
     def _look_at_beats(self) -> None:
-        now = time.monotonic()
+        now = self._looked = time.monotonic()
         for run, beat in read_beats(self._folder).items():
             before, _ = self._beats.get(run, (None, 0.0))
             if before is not None and before.number == beat.number:
@@ -132,20 +133,19 @@ class FanOut:
         self._on_progress(index, now)
 
     def _at_work(self) -> set[int]:
-        """Shards that a living run samples."""
-        now = time.monotonic()
-        return {
-            beat.shard for beat, since in self._beats.values() if beat.shard is not None and now - since < self._lost_s
-        }
+        """Shards that a living run samples; beats of earlier runs lie there, too."""
+        beats = (self._beats[run][0] for run in self._living & self._beats.keys())
+        return {beat.shard for beat in beats if beat.shard is not None}
 
     def _ask_prefect(self) -> None:
         """Replace what is lost."""
         living = [run for run in self._runs.read() if self._is_alive(run)]
+        self._living = {str(run.id) for run in living}
         limit = self._limit() - len(self._failed)
         if not living and limit <= 0:
             said = "; ".join(self._failed)
             raise EngineError(f"no run of the deployment is left to sample {len(self._open)} shards: {said}")
-        num_waiting = sum(str(run.id) not in self._beats for run in living)
+        num_waiting = len(self._living - self._beats.keys())
         num_free = len(self._open - self._at_work()) - num_waiting
         for _ in range(min(limit - len(living), num_free)):
             self._runs.start()
@@ -158,14 +158,15 @@ class FanOut:
 
     def _is_alive(self, run: FlowRun) -> bool:
         """Not by Prefect's word alone: a run whose worker is dead stays Running there."""
-        state, beat, now = run.state, self._beats.get(str(run.id)), time.monotonic()
+        state, beat = run.state, self._beats.get(str(run.id))
         assert state is not None
         if state.is_final():
             self._note_end(run, state)
             return False
         if state.is_scheduled():
             return True
-        silent_s = now - (beat[1] if beat else self._seen.setdefault(run.id, now))
+        # By the time of the last look: Prefect's server may have taken a minute to answer since.
+        silent_s = self._looked - (beat[1] if beat else self._seen.setdefault(run.id, self._looked))
         if silent_s < (self._lost_s if beat else BEGIN_S):
             return True
         self._runs.lose(run, f"no sign of it for {silent_s:.0f} s")
@@ -196,10 +197,22 @@ class FanOut:
 
     @contextmanager
     def _without_server(self) -> Iterator[None]:
-        """A server that is gone costs warnings: who samples, samples on."""
+        """A server that is gone, or overloaded, costs warnings: who samples, samples on.
+
+        Raises ConfigurationError when it refuses: that would not change.
+        """
         try:
             yield
-        except (HTTPError, PrefectException) as error:
+        except ObjectNotFound as error:
+            raise ConfigurationError(
+                f"{self._runs.deployment} is gone from Prefect's server: deploy it again"
+            ) from error
+        except HTTPError as error:
+            if isinstance(error, HTTPStatusError) and error.response.is_client_error:
+                raise ConfigurationError(
+                    f"Prefect's server refuses {self._runs.deployment}: {' '.join(str(error).split())[:300]}; deploy it"
+                    " again from this prefect.yaml"
+                ) from error
             self._warn(f"Prefect's server does not answer ({type(error).__name__}: {error}); what is begun goes on")
 
     def _warn(self, text: str) -> None:

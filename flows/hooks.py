@@ -67,7 +67,7 @@ def _tell(event: str, reason: str, flow: Flow[Any, Any] | None, flow_run: FlowRu
     """One line of the run's log, with its facts as fields, and one event."""
     config = flow_run.parameters.get("config")  # as it was given to a deployment: perhaps no configuration at all
     name = str(config["name"]) if isinstance(config, dict) and "name" in config else "unnamed"
-    facts = {"dataset": name, "run_id": run_id_of(flow_run), "reason": reason, **told}
+    facts = {"dataset": name, "run_id": _run_id(flow_run), "reason": reason, **told}
     flow_run_logger(flow_run, flow, event=event, **facts).log(LEVELS[event], "%s of %s: %s", event, name, reason)
     emit_event(
         event,
@@ -83,7 +83,7 @@ def _tell(event: str, reason: str, flow: Flow[Any, Any] | None, flow_run: FlowRu
     )
 
 
-def run_id_of(flow_run: FlowRun) -> str | None:
+def _run_id(flow_run: FlowRun) -> str | None:
     """12 digits; None for a run that ended before its identity was known."""
     labels = flow_run.labels
     if RUN_LABEL not in labels:  # a worker's process knows the labels of the beginning

@@ -83,7 +83,7 @@ def run_produce(config: PipelineConfig) -> ProduceResult:
     """
     silence_prefect()
     folder = open_run(config).folder
-    with folder.locked(config.shards.run_on):
+    with folder.locked(config.shards.run_on, with_rows=False):
         if (result := _find_published(folder, config.validation)) is not None and config.publish.hub is None:
             return result
     start_server()
@@ -182,8 +182,9 @@ def _sample_here(
     summaries = []
     with EngineProcess(config, folder, server_keys(config)) as engine:
         for i in range(plan.num_shards):
+            after = i + 1 if i + 1 < plan.num_shards else None
             with claims.held(i):
-                summaries.append(one_shard(folder, i, config.sampling.n, engine, on_progress))
+                summaries.append(one_shard(folder, i, config.sampling.n, engine, on_progress, after))
     return summaries
 
 

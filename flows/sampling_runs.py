@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from typing import Any
@@ -16,28 +17,21 @@ from prefect.flows import Flow
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelled, Cancelling, Crashed
 
-from flows.hooks import run_id_of
 from sampling.errors import ConfigurationError
 from tasks.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
+TAG_LABEL = "dual-sampling.sampled-by"  # of a run: the tag of those that sample for it
 CANCEL_S = 20.0  # a worker hears of it within seconds, and an engine's last commit is quick
 
 
 def cancel_sampling(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Cancel the runs that sample for a run which was cancelled: a hook, for its process may have had no time to."""
-    run_id = run_id_of(flow_run)
-    if run_id is None:
-        return
     with get_client(sync_client=True) as client:
-        for run in _read(client, tags=FlowRunFilterTags(all_=[tag_of(run_id)])):
+        tag = client.read_flow_run(flow_run.id).labels.get(TAG_LABEL)
+        for run in _read(client, tags=FlowRunFilterTags(all_=[str(tag)])) if tag is not None else ():
             _cancel(client, run)
-
-
-def tag_of(run_id: str) -> str:
-    """What the runs that sample for a run are found by."""
-    return f"dual-sampling-run:{run_id[:12]}"
 
 
 class SamplingRuns:
@@ -48,9 +42,10 @@ class SamplingRuns:
 
     def __init__(self, deployment: str, folder: RunFolder) -> None:
         """Raises ConfigurationError when the server has no such deployment, or no worker could ever run it."""
-        self._deployment = deployment
+        self.deployment = deployment
         self._folder = folder
-        self._tag = tag_of(folder.run_id)
+        work = hashlib.sha256(folder.address(folder.work).encode()).hexdigest()
+        self._tag = f"dual-sampling-work:{work[:12]}"
         with get_client(sync_client=True) as client:
             try:
                 found = client.read_deployment_by_name(deployment)
@@ -62,12 +57,15 @@ class SamplingRuns:
             if found.work_pool_name is None:
                 raise ConfigurationError(f"{deployment} has no work pool; deploy it again from this prefect.yaml")
             self.pool = found.work_pool_name
-            self._holds_worker = _own_pool() == self.pool
+            own = _own_run()
+            self._holds_worker = own is not None and own.work_pool_name == self.pool
             if self._holds_worker and self._num_online(client) == 1:
                 raise ConfigurationError(
                     f"this run holds the only worker of the work pool {self.pool!r}, so no shard would ever be"
                     " sampled: run it in another pool (produce-dataset/produce-on-many-gpus), or shards.run_on: here"
                 )
+            if own is not None:
+                client.update_flow_run_labels(own.id, {TAG_LABEL: self._tag})
             # An earlier run in this work folder may have been killed, and those that it has started go on.
             earlier = _read(client, tags=FlowRunFilterTags(all_=[self._tag]))
             self._ids = {run.id for run in earlier if not _is_over(run)}
@@ -81,7 +79,7 @@ class SamplingRuns:
         """Ask for one more, which is shown below the current flow run."""
         folder = self._folder
         run = run_deployment(
-            self._deployment,
+            self.deployment,
             parameters={"work": folder.address(folder.work)},
             flow_run_name=f"{folder.name} {folder.version} #{len(self._ids) + 1}",
             tags=[self._tag],
@@ -89,7 +87,7 @@ class SamplingRuns:
         )
         assert isinstance(run, FlowRun)  # a coroutine only where a loop runs
         self._ids.add(run.id)
-        logger.info("asked %s for %s", self._deployment, run.name)
+        logger.info("asked %s for %s", self.deployment, run.name)
 
     def read(self) -> list[FlowRun]:
         """Those that had not ended at the beginning, and those started since."""
@@ -132,9 +130,9 @@ class SamplingRuns:
         return sum(worker.status == WorkerStatus.ONLINE for worker in client.read_workers_for_work_pool(self.pool))
 
 
-def _own_pool() -> str | None:
+def _own_run() -> FlowRun | None:
     context = FlowRunContext.get()
-    return context.flow_run.work_pool_name if context is not None and context.flow_run is not None else None
+    return None if context is None else context.flow_run
 
 
 def _read(

@@ -49,7 +49,7 @@ def judge_dataset(dataset: str, changes: Sequence[str]) -> tuple[Dataset, Verdic
 def refuse(dataset: Dataset, verdict: Verdict) -> None:
     """Raise RefusedError where the verdict is one."""
     if not verdict.passed:
-        raise RefusedError(f"{'; '.join(verdict.refusals)} ({dataset.path})")
+        raise RefusedError(f"{'; '.join(verdict.refusals)} ({dataset.address})")
 
 
 def print_verdict(dataset: Dataset, verdict: Verdict) -> None:

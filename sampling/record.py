@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from sampling.results import MIXED, MODES, DualOutput, TokenDiagnostics
 
@@ -53,44 +55,67 @@ RECORD_SCHEMA = pa.schema(
 )
 
 
-def to_record(output: DualOutput) -> dict[str, object]:
-    """One completion as a row of `RECORD_SCHEMA`."""
-    diagnostics = output.diagnostics
-    mixed = diagnostics.mode == MIXED
-    counts = np.bincount(diagnostics.mode, minlength=len(MODES))
-    tokens: dict[str, object] = {name: getattr(diagnostics, name) for name in TOKEN_COLUMNS}
-    tokens["mode"] = diagnostics.modes
-    means: dict[str, float | None] = {}
-    for name, kind in TOKEN_COLUMNS.items():
-        if kind != pa.float32():
-            continue
-        values = getattr(diagnostics, name)
-        if name == "kl_error":
-            values = values[mixed]
-        means[f"mean_{name}"] = float(values.mean(dtype=np.float64)) if values.size else None
-    return {
-        "id": output.id,
-        "sample_idx": output.sample_idx,
-        "completion": output.text,
-        "token_ids": np.asarray(output.token_ids, dtype=np.int32),
-        "finish_reason": output.finish_reason,
-        "num_tokens": len(output.token_ids),
-        "num_theta_prompt_tokens": output.num_theta_prompt_tokens,
-        "num_teacher_prompt_tokens": output.num_teacher_prompt_tokens,
-        **tokens,
-        **means,
-        "max_kl_error": float(diagnostics.kl_error[mixed].max()) if mixed.any() else None,
-        "num_mixed": int(counts[0]),
-        "num_forced": int(counts[1]),
-        "num_fallback": int(counts[2]),
-    }
-
-
 def to_record_table(outputs: Sequence[DualOutput]) -> pa.Table:
-    """Completions as a table of `RECORD_SCHEMA`, in the order given."""
-    records = [to_record(output) for output in outputs]
-    columns = {field.name: [record[field.name] for record in records] for field in RECORD_SCHEMA}
-    return pa.table(columns, schema=RECORD_SCHEMA)
+    """Completions as a table of `RECORD_SCHEMA`, in the order given.
+
+    A column at a time over all completions: a row at a time takes four times as long, beside the thread that samples.
+    """
+    if not outputs:
+        return RECORD_SCHEMA.empty_table()
+    rows = _Rows(np.array([len(output.token_ids) for output in outputs]))
+    mode = np.concatenate([output.diagnostics.mode for output in outputs])
+    mixed = mode == MIXED
+    columns: dict[str, Any] = {
+        "id": [output.id for output in outputs],
+        "sample_idx": [output.sample_idx for output in outputs],
+        "completion": [output.text for output in outputs],
+        "token_ids": rows.lists(np.concatenate([np.asarray(output.token_ids, np.int32) for output in outputs])),
+        "finish_reason": [output.finish_reason for output in outputs],
+        "num_tokens": rows.lengths,
+        "num_theta_prompt_tokens": [output.num_theta_prompt_tokens for output in outputs],
+        "num_teacher_prompt_tokens": [output.num_teacher_prompt_tokens for output in outputs],
+    }
+    for place, name in enumerate(("num_mixed", "num_forced", "num_fallback")):
+        columns[name] = rows.reduced(np.add, (mode == place).astype(np.int32))
+    for name, kind in TOKEN_COLUMNS.items():
+        if name == "mode":
+            columns[name] = rows.lists(pa.array(MODES).take(pa.array(mode)))
+            continue
+        values = np.concatenate([getattr(output.diagnostics, name) for output in outputs])
+        columns[name] = rows.lists(values)
+        if name == "kl_error":
+            counts = columns["num_mixed"]
+            columns["mean_kl_error"] = rows.means(np.where(mixed, values, 0.0), counts)
+            highest = rows.reduced(np.maximum, np.where(mixed, values, -np.inf))
+            columns["max_kl_error"] = pa.array(highest, pa.float32(), mask=counts == 0)
+        elif kind == pa.float32():
+            columns[f"mean_{name}"] = rows.means(values, rows.lengths)
+    return pa.table({name: columns[name] for name in RECORD_SCHEMA.names}, schema=RECORD_SCHEMA)
+
+
+class _Rows:
+    """Rows of tokens that lie one after the other in flat arrays."""
+
+    def __init__(self, lengths: NDArray[np.int64]) -> None:
+        self.lengths = lengths  # [N] tokens of each row
+        self._ends = np.cumsum(lengths)
+
+    def lists(self, values: NDArray[Any] | pa.Array) -> pa.ListArray:
+        """Flat values [sum of lengths] as a list a row."""
+        return pa.ListArray.from_arrays(np.append(0, self._ends).astype(np.int32), values)
+
+    def reduced(self, operation: np.ufunc, values: NDArray[Any]) -> NDArray[Any]:
+        """One number a row; 0 for a row without tokens, of which `reduceat` would make a neighbour's."""
+        found = np.zeros(len(self.lengths), values.dtype)
+        filled = self.lengths > 0
+        if filled.any():
+            found[filled] = operation.reduceat(values, (self._ends - self.lengths)[filled])
+        return found
+
+    def means(self, values: NDArray[Any], counts: NDArray[Any]) -> pa.Array:
+        """Sums over counts [N], in float64; null where nothing is counted."""
+        sums = self.reduced(np.add, values.astype(np.float64))
+        return pa.array(sums / np.maximum(counts, 1), pa.float32(), mask=counts == 0)
 
 
 assert set(TOKEN_COLUMNS) == {field.name for field in fields(TokenDiagnostics)}

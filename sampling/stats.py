@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 
 @dataclass(slots=True)
@@ -27,4 +27,4 @@ class SamplingStats:
 
     def as_dict(self) -> dict[str, float]:
         """The totals by name."""
-        return asdict(self)
+        return {field: getattr(self, field) for field in self.__slots__}

@@ -95,30 +95,38 @@ def _open(address: str, path: Path) -> Dataset:
     if not files:
         raise SourceError(f"{address} holds no Parquet file, neither in data/ nor beside; give a dataset's folder")
     for file in files:
-        _check_schema(file)
+        _check_schema(file, _shown(file, address, path))
     try:
         manifest = read_json(path / "manifest.json")
     except (OutputError, RecursionError) as error:
-        raise SourceError(f"{path / 'manifest.json'} is no JSON document; move it away to judge the rest") from error
+        shown = _shown(path / "manifest.json", address, path)
+        raise SourceError(f"{shown} is no JSON document; move it away to judge the rest") from error
     return Dataset(address, path, files, manifest if isinstance(manifest, dict) else None, read_facts(path))
 
 
-def _check_schema(file: Path) -> None:
+def _shown(file: Path, address: str, path: Path) -> str:
+    """A file of the folder `path` as its user finds it."""
+    if "://" not in address:
+        return str(file)
+    return address if address.endswith(file.name) else f"{address}/{file.relative_to(path).as_posix()}"
+
+
+def _check_schema(file: Path, shown: str) -> None:
     try:
         schema = pq.read_schema(file)
     except (OSError, pa.ArrowException) as error:
         said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise SourceError(f"{file} cannot be read as Parquet: {said}") from error
+        raise SourceError(f"{shown} cannot be read as Parquet: {said}") from error
     for field in RECORD_SCHEMA:
         if schema.names.count(field.name) > 1:
-            raise SourceError(f"{file} has the column {field.name!r} more than once")
+            raise SourceError(f"{shown} has the column {field.name!r} more than once")
         if field.name not in schema.names:
             raise SourceError(
-                f"{file} has no column {field.name!r}, so it is not of this schema; sampling/record.py lists them"
+                f"{shown} has no column {field.name!r}, so it is not of this schema; sampling/record.py lists them"
             )
         found = schema.field(field.name).type
         if not _is_alike(found, field.type):
-            raise SourceError(f"{file}: column {field.name!r} is {found}, where {field.type} is needed")
+            raise SourceError(f"{shown}: column {field.name!r} is {found}, where {field.type} is needed")
 
 
 def _is_alike(found: pa.DataType, wanted: pa.DataType) -> bool:

@@ -67,6 +67,7 @@ class EngineProcess:
         self._progress: Progress | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
+        self._begun: ShardFolder | None = None  # asked for, and not yet waited for
 
     def __enter__(self) -> Self:
         return self
@@ -89,10 +90,12 @@ class EngineProcess:
         the next call starts a fresh engine.
         """
         try:
-            if self._process is None:
-                self._start()
+            if self._begun not in (None, shard):  # an earlier shard again, while the engine is at the next
+                self._kill()
+            if self._begun is None:
+                self._ask(shard, skip)
+            self._begun = None
             watchdog = Watchdog(self._stall_timeout_s)
-            self._send("sample", {"rows": str(shard.rows), "parts": str(shard.parts), "skip": set(skip)})
             while True:
                 kind, payload = self._receive(watchdog)
                 if kind == "done":
@@ -107,6 +110,26 @@ class EngineProcess:
         except BaseException:  # Ctrl-C: what is finished is committed
             self.close()
             raise
+
+    def begin(self, shard: ShardFolder) -> None:
+        """Ask for a whole shard without waiting for it; `sample` does, when the shard before is completed.
+
+        Call it after `sample` alone. An engine that is dead shows when it is waited for.
+        """
+        try:
+            self._ask(shard, ())
+            self._begun = shard
+        except EngineDiedError:
+            self._kill()
+
+    def is_at(self, shard: ShardFolder) -> bool:
+        """Whether it was asked to begin this shard."""
+        return self._begun == shard
+
+    def _ask(self, shard: ShardFolder, skip: Collection[Key]) -> None:
+        if self._process is None:
+            self._start()
+        self._send("sample", {"rows": str(shard.rows), "parts": str(shard.parts), "skip": set(skip)})
 
     def close(self) -> None:
         """End the child in order: the rows it has finished are committed first."""
@@ -190,7 +213,7 @@ class EngineProcess:
                 self._folder.keep(self._log)
         if self._connection is not None:
             self._connection.close()
-        self._process = self._connection = None
+        self._process = self._connection = self._begun = None
 
 
 def _rebuilt(payload: dict[str, str], log: str) -> DualSamplingError:

@@ -28,7 +28,7 @@ def judge_again(dataset: Dataset, limits: Limits | None = None) -> Verdict:
         return judge(dataset.files, limits or dataset.limits, dataset.facts)
     except (OSError, pa.ArrowException) as error:
         said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise SourceError(f"{dataset.path} cannot be read to its end: {said}") from error
+        raise SourceError(f"{dataset.address} cannot be read to its end: {said}") from error
 
 
 def changed_limits(limits: Limits, changes: Sequence[str]) -> Limits:

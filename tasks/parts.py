@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from sampling.record import RECORD_SCHEMA, to_record_table
 from sampling.results import DualOutput, FailedRow
+from tasks.columns import ENCODING
 from tasks.durable import write_bytes
 from tasks.pace import Pace
 
@@ -83,7 +84,7 @@ def read_parts(folder: Path) -> Parts:
             path.rename(path.with_suffix(".corrupt"))
             logger.warning("%s is damaged: set aside, its rows are sampled again", path)
             continue
-        table = pq.read_table(pa.BufferReader(data))
+        table = pq.ParquetFile(pa.BufferReader(data)).read()  # `read_table` takes 3 ms where this takes 2
         commit = json.loads(table.schema.metadata[COMMIT])
         tables.append(table.replace_schema_metadata())
         for values in commit["failures"]:
@@ -98,7 +99,8 @@ def read_parts(folder: Path) -> Parts:
     parts = Parts(table, [], sum_totals(attempts.values()), pace, len(attempts), num_set_aside)
     places = {key: i for i, key in enumerate(parts.keys())}  # a row that is there twice: the later one, both are alike
     parts.num_duplicates = len(table) - len(places)
-    parts.table = table.take(pa.array(places.values(), pa.int64()))
+    if parts.num_duplicates:
+        parts.table = table.take(pa.array(places.values(), pa.int64()))
     parts.failures = [failure for key, failure in failures.items() if key not in places]
     return parts
 
@@ -181,7 +183,7 @@ class PartWriter:
         commit = {"attempt": self._attempt, "totals": totals, "failures": failures}
         table = table.replace_schema_metadata({COMMIT: json.dumps(commit)})
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
+        pq.write_table(table, sink, **ENCODING)
         data = memoryview(sink.getvalue())
         path = self._folder / f"{self._number:06d}-{_digest(data)}.parquet"
         write_bytes(path, data)

@@ -173,12 +173,13 @@ class RunFolder:
             self.mirror.pull(folder)
 
     @contextmanager
-    def locked(self, run_on: str = "here") -> Iterator[Callable[[], None]]:
+    def locked(self, run_on: str = "here", with_rows: bool = True) -> Iterator[Callable[[], None]]:
         """Hold the work folder for this process alone; gives what raises OutputError once it is not held any more.
 
-        `run_on` is `shards.run_on`: runs of a deployment may go on in the folder of a run that was killed. Raises
-        OutputError when it cannot be written, when another run holds it (its pid and host are named), or when it
-        belongs to another configuration (the keys that differ are named).
+        `run_on` is `shards.run_on`: runs of a deployment may go on in the folder of a run that was killed.
+        `with_rows`: what is sampled is fetched from an object store. Raises OutputError when it cannot be written, when
+        another run holds it (its pid and host are named), or when it belongs to another configuration (the keys that
+        differ are named).
         """
         with output_errors(self.work):
             self.work.mkdir(parents=True, exist_ok=True)
@@ -195,7 +196,7 @@ class RunFolder:
         try:
             with self._leased() as check:
                 if self.mirror is not None:
-                    self.mirror.pull(self.work, _is_work if run_on == "here" else _is_of_the_plan)
+                    self.mirror.pull(self.work, _is_work if with_rows and run_on == "here" else _is_of_the_plan)
                     self.mirror.refresh(self.refused / MANIFEST)
                 self._wait_for_orphans(self.engine_lock(OWN_ENGINE).name if run_on == "deployment" else ENGINE_LOCKS)
                 with output_errors(self.work):

@@ -107,8 +107,9 @@ def sample_shard(
     num_samples: int,
     engine: EngineProcess,
     on_progress: Callable[[int, Progress], None],
+    following: int | None = None,
 ) -> ShardSummary:
-    """Sample what is not finished yet of a shard, and complete it.
+    """Sample what is not finished yet of a shard, and complete it, while the engine begins the `following` one.
 
     `on_progress` is given the shard with the figures of its completions so far. Raises what the engine raises.
     """
@@ -118,7 +119,7 @@ def sample_shard(
         on_progress(index, Progress(summary.num_rows + num_failed, num_failed))
         return summary
     with output_errors(folder.work):
-        parts = read_parts(shard.parts)
+        parts = Parts(RECORD_SCHEMA.empty_table()) if engine.is_at(shard) else read_parts(shard.parts)
         ids = pq.read_table(shard.rows, columns=["id"])["id"].to_pylist()
         done, failed = parts.done(), len(parts.failures)
         on_progress(index, Progress(len(done), failed))
@@ -133,8 +134,14 @@ def sample_shard(
                 )
             except EngineError as error:
                 raise type(error)(f"shard {index:05d}: {error}") from error
+            if following is not None and _is_untouched(folder.shard(following)):
+                engine.begin(folder.shard(following))
             parts = read_parts(shard.parts)
         return complete(shard, num_samples, parts)
+
+
+def _is_untouched(shard: ShardFolder) -> bool:
+    return not shard.is_ended() and shard.parts.is_dir() and not any(shard.parts.iterdir())
 
 
 def complete(shard: ShardFolder, num_samples: int, parts: Parts) -> ShardSummary:

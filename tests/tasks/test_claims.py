@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from sampling.errors import OutputError
 from tasks.claims import Claims
 from tasks.durable import read_json, write_json
 from tasks.run_folder import RunFolder
+from tasks.store.mirror import Mirror
+from tests.tasks.store.s3 import S3Server, s3_server
 
 
 @pytest.fixture
@@ -32,6 +35,8 @@ import time
 from pathlib import Path
 from tasks.claims import Claims
 from tasks.run_folder import RunFolder
+from tasks.store.mirror import Mirror
+from tests.tasks.store.s3 import S3Server, s3_server
 with Claims(RunFolder(Path({str(folder.root)!r}), "d", "v", {{}}), "other").claimed({index}) as num_lost:
     print(num_lost, flush=True)
     time.sleep(600)
@@ -95,4 +100,43 @@ def test_a_shard_is_free_when_its_taker_stops(folder: RunFolder) -> None:
         with theirs.claimed(1) as num_lost:
             assert num_lost is None
     with theirs.claimed(1) as num_lost:
+        assert num_lost == 0
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[S3Server]:
+    with s3_server() as server:
+        yield server
+
+
+def on_a_machine(server: S3Server, path: Path) -> RunFolder:
+    """The same run as another machine sees it: what counts is in the store."""
+    path.mkdir()
+    return RunFolder(path, "d", "v", {}, Mirror(f"{server.root}/claims", path, server.options))
+
+
+def test_in_a_store_a_shard_is_held_by_one_process_too(server: S3Server, tmp_path: Path) -> None:
+    here, there = (on_a_machine(server, tmp_path / name) for name in ("here", "there"))
+    for index in range(2):
+        here.shard(index).path.mkdir(parents=True)
+        here.shard(index).rows.write_bytes(b"rows")
+        here.shard(index).keep(here.shard(index).rows)
+    ours, theirs = Claims(here, "ours"), Claims(there, "theirs")
+    with ours.claimed(0) as num_lost:
+        assert num_lost == 0
+        with theirs.claimed(0) as other:
+            assert other is None
+        with pytest.raises(OutputError, match="shard 00000 is sampled by the flow run ours"), theirs.held(0):
+            pass
+        given = []
+        for index, _ in theirs.each_free(2):  # ends though ours is not given back: its holder is seen to live
+            given.append(index)
+            assert there.shard(index).rows.read_bytes() == b"rows"
+            assert there.shard(index).parts.is_dir()
+            write_json(there.shard(index).failure, {})
+            there.shard(index).keep(there.shard(index).failure)
+        assert given == [1]
+        assert here.ended_shards() == {1}
+        assert here.shard(1).is_ended()
+    with theirs.claimed(0) as num_lost:
         assert num_lost == 0

@@ -83,6 +83,38 @@ def test_shards_are_sampled_on_one_loaded_engine(engine: EngineProcess, folder: 
     assert parts.totals["num_requests"] == 4  # of this attempt, not since loading
 
 
+def test_the_next_shard_is_begun_while_one_is_completed(engine: EngineProcess, folder: RunFolder) -> None:
+    for shard in (folder.shard(0), folder.shard(1)):
+        for path in shard.parts.iterdir():
+            path.unlink()
+    engine.sample(folder.shard(0), set(), lambda now: None)
+    pid = engine.pid
+    engine.begin(folder.shard(1))
+    assert engine.is_at(folder.shard(1))
+    wait_until(lambda: list(folder.shard(1).parts.glob("*.parquet")))  # nobody waits for it yet
+    seen: list[Progress] = []
+    engine.sample(folder.shard(1), set(), seen.append)
+    assert engine.pid == pid
+    assert not engine.is_at(folder.shard(1))
+    assert seen[-1].num_done == 8
+    assert sorted(read_parts(folder.shard(1).parts).keys()) == [(row, k) for row in IDS[4:] for k in (0, 1)]
+
+    engine.begin(folder.shard(1))
+    engine.sample(folder.shard(0), {(row, k) for row in IDS[:4] for k in (0, 1)}, lambda now: None)  # tried again
+    assert engine.pid != pid  # what was begun is ended
+
+
+def test_an_engine_that_died_shows_when_it_is_waited_for(engine: EngineProcess, folder: RunFolder) -> None:
+    assert engine.pid is not None
+    os.kill(engine.pid, signal.SIGKILL)
+    wait_until(lambda: engine.pid is not None and not is_alive(engine.pid))
+    engine.begin(folder.shard(1))
+    if engine.is_at(folder.shard(1)):  # the pipe took the request
+        with pytest.raises(EngineDiedError, match="SIGKILL"):
+            engine.sample(folder.shard(1), set(), lambda now: None)
+    assert engine.pid is None
+
+
 def test_a_killed_engine_is_noticed_at_once_and_keeps_what_it_committed(
     engine: EngineProcess, folder: RunFolder
 ) -> None:

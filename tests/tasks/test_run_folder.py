@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from sampling.errors import OutputError
 from tasks.config import PipelineConfig
@@ -95,6 +96,30 @@ with FileLock({str(run.engine_lock(OWN_ENGINE))!r}):
     with run.locked():
         assert time.monotonic() - started > 0.5
         assert not run.engine_lock(OWN_ENGINE).exists() or process.wait(5) == 0
+
+
+def test_engines_of_other_machines_are_left_alone_where_they_are_meant_to_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.run_folder.ORPHAN_TIMEOUT_S", 0.1)
+    run = folder(tmp_path)
+    run.work.mkdir(parents=True)
+    with FileLock(run.engine_lock(f"{OWN_ENGINE}-1234")):
+        with run.locked("deployment"):
+            pass
+        with pytest.raises(OutputError, match=r"engine-1234\.lock.*cancel the sample-shards runs"), run.locked("here"):
+            pass
+
+
+def test_a_run_at_work_is_found_by_its_folder(tmp_path: Path) -> None:
+    run = folder(tmp_path, "v1")
+    with run.locked():
+        run.write_run(config(tmp_path, "v1"), {})
+    assert RunFolder.at(str(run.work)) == (run, config(tmp_path, "v1"))
+    with pytest.raises(OutputError, match=r"holds no run\.json on .*mount the run's publish.root there"):
+        RunFolder.at(str(run.work / "elsewhere"))
+    with pytest.raises(OutputError, match="'v1' is no run's work folder"):
+        RunFolder.at("v1")
 
 
 @pytest.mark.parametrize("where", ["work", "refused", "published"])

@@ -65,7 +65,13 @@ def test_engines_that_are_killed_or_find_no_memory_are_replaced_in_their_run(run
     assert "memory" in run.log_of(hurt)
 
 
-def test_an_engine_that_hangs_is_replaced(run: LongRun) -> None:
+@pytest.fixture(scope="module")
+def second(run: LongRun) -> str:
+    """A flow run of the same dataset, asked for while the first one samples."""
+    return run.start()
+
+
+def test_an_engine_that_hangs_is_replaced(run: LongRun, second: str) -> None:
     engines = run.wait_until_two_sample()
     hurt, engine = engines.popitem()
     os.kill(engine, signal.SIGSTOP)
@@ -100,8 +106,8 @@ def test_a_killed_worker_takes_its_run_and_no_row(run: LongRun) -> None:
     run.wait_until_two_sample()  # replaced, though nobody asked
 
 
-def test_a_second_run_of_the_same_dataset_is_refused(run: LongRun) -> None:
-    state = run.wait_for_end(run.start())
+def test_a_second_run_of_the_same_dataset_is_refused(run: LongRun, second: str) -> None:
+    state = run.wait_for_end(second)
     assert state["type"] == "FAILED"
     assert "is held by another run" in state["message"]
     assert run.state(run.flow_run)["type"] == "RUNNING"
@@ -143,7 +149,7 @@ def test_ctrl_c_stops_the_runs_of_a_command(run: LongRun, tmp_path: Path) -> Non
         text=True,
     ) as command:
         engines = run.wait_until_two_sample()
-        assert run.num_parts() > before
+        run.wait_until(lambda: run.num_parts() > before)
         begun = time.monotonic()
         command.send_signal(signal.SIGINT)
         _, said = command.communicate(timeout=120)
