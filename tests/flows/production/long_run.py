@@ -127,11 +127,18 @@ class LongRun:
 
     def wait_until_two_sample(self) -> dict[int, int]:
         """Until both workers' engines finish rows; those engines."""
-        before = {run: beat.progress.num_done for run, beat in self.at_work().items() if beat.progress}
+        before = self.at_work()
+
+        def has_grown(run: str, now: Beat) -> bool:
+            then = before.get(run)
+            if now.progress is None:
+                return False
+            if then is None or then.progress is None or then.shard != now.shard:
+                return now.progress.sampling_s > 0
+            return now.progress.num_done > then.progress.num_done
 
         def ready() -> bool:
-            now = self.at_work()
-            grown = [run for run, beat in now.items() if beat.progress and beat.progress.num_done > before.get(run, 0)]
+            grown = [run for run, beat in self.at_work().items() if has_grown(run, beat)]
             return len(grown) == len(self.engines()) == 2
 
         self.wait_until(ready)
