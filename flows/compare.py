@@ -9,6 +9,7 @@ from typing import Any
 
 from prefect import flow
 
+from flows.credentials import storage_options
 from flows.report import write_html
 from tasks.dataset import Dataset, open_dataset
 from tasks.judge import judge_again
@@ -42,7 +43,7 @@ def compare_datasets(
 
 def judge_both(one: str, other: str) -> tuple[Judged, Judged]:
     """Both with their verdicts. Raises SourceError, or RefusedError where one is damaged."""
-    opened = open_dataset(one), open_dataset(other)
+    opened = open_dataset(one, storage_options(one)), open_dataset(other, storage_options(other))
     for dataset in opened:
         dataset.check_whole()
     first, second = ((dataset, judge_again(dataset)) for dataset in opened)

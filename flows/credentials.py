@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from httpx import HTTPError
 from prefect.blocks.system import Secret
 from prefect.settings import PREFECT_API_URL
 
@@ -65,5 +66,10 @@ def _loaded(block: str) -> Any:
         secret = Secret.load(block)
     except ValueError:  # what Prefect raises for a block that is not there
         return None
+    except HTTPError as error:
+        raise ConfigurationError(
+            f"Prefect's server ({PREFECT_API_URL.value()}) was asked for the Secret block {block} and does not answer"
+            f" ({type(error).__name__}); start it, or unset PREFECT_API_URL"
+        ) from error
     assert isinstance(secret, Secret)  # a coroutine only where a loop runs
     return secret.get()

@@ -28,6 +28,7 @@ POLL_S, POLL_STORE_S = 1.0, 5.0  # of the work folder: one small file a run
 ASK_S = 5.0  # of Prefect's server
 BEGIN_S = 600.0  # from a worker's word that it begins to the first beat: a container's image may come first
 FINISH_S = 30.0  # what an engine's process is given to end
+REFUSALS = set(range(400, 500)) - {408, 429}  # answers of the server that another try does not change
 MAX_STILLBORN = 3  # runs in a row that ended before their first beat
 
 
@@ -73,6 +74,7 @@ class FanOut:
                 while self._open:
                     self._look_at_beats()
                     if time.monotonic() - self._asked >= ASK_S:
+                        self._look_at_ended()
                         with self._without_server():
                             self._ask_prefect()
                         self._asked = time.monotonic()
@@ -96,8 +98,12 @@ class FanOut:
             shard = self._folder.shard(index)
             shard.forget(shard.failure)
             self._open.add(index)
-            if shard.summary.exists() and not self._take(index):
-                shard.forget(shard.summary)  # its table is damaged: a run makes it again from the parts
+        self._look_at_ended()
+
+    def _look_at_ended(self) -> None:
+        """Not by the beats: a run may be killed between a shard's last file and its next word."""
+        for index in self._open & self._folder.ended_shards():
+            self._take(index)
 
     def _look_at_beats(self) -> None:
         now = self._looked = time.monotonic()
@@ -106,14 +112,12 @@ class FanOut:
             if before is not None and before.number == beat.number:
                 continue
             self._beats[run] = beat, now
-            for index in self._open.intersection(beat.ended):
-                self._take(index)
             if beat.shard in self._open and beat.progress is not None:
                 self._show(beat.shard, beat.progress)
         self._on_engines(len(self._at_work()))
 
-    def _take(self, index: int) -> bool:
-        """Whether a shard has ended; its outcome is noted then."""
+    def _take(self, index: int) -> None:
+        """Note the outcome of a shard that has ended."""
         shard = self._folder.shard(index)
         shard.fetch_outcome()
         if (summary := read_summary(shard)) is not None:
@@ -123,10 +127,11 @@ class FanOut:
             self._show(index, replace(before, num_done=summary.num_rows + num_failed, num_failed=num_failed))
         elif (error := read_failure(shard)) is not None:
             self._failures[index] = error
-        else:
-            return False
+        else:  # the table is damaged, or of another run than the summary: a run makes both again from the parts
+            shard.forget(shard.table)
+            shard.forget(shard.summary)
+            return
         self._open.remove(index)
-        return True
 
     def _show(self, index: int, now: Progress) -> None:
         self._progress[index] = now
@@ -151,10 +156,14 @@ class FanOut:
             self._runs.start()
 
     def _limit(self) -> int:
+        if self._max_runs is not None:
+            return self._max_runs
         num_workers = self._runs.num_workers()
         if num_workers == 0:
-            self._warn(f"no worker of the work pool {self._runs.pool!r} is there to sample: `prefect worker start`")
-        return max(1, num_workers if self._max_runs is None else min(self._max_runs, num_workers))
+            self._warn(
+                f"nobody is there to sample: `prefect worker start --pool {self._runs.pool}`, or shards.max_runs"
+            )
+        return max(1, num_workers)
 
     def _is_alive(self, run: FlowRun) -> bool:
         """Not by Prefect's word alone: a run whose worker is dead stays Running there."""
@@ -208,7 +217,7 @@ class FanOut:
                 f"{self._runs.deployment} is gone from Prefect's server: deploy it again"
             ) from error
         except HTTPError as error:
-            if isinstance(error, HTTPStatusError) and error.response.is_client_error:
+            if isinstance(error, HTTPStatusError) and error.response.status_code in REFUSALS:
                 raise ConfigurationError(
                     f"Prefect's server refuses {self._runs.deployment}: {' '.join(str(error).split())[:300]}; deploy it"
                     " again from this prefect.yaml"

@@ -109,6 +109,7 @@ def produce_dataset(config: PipelineConfig) -> ProduceResult:
     with folder.locked(config.shards.run_on) as check_lock:
         if (result := _find_published(folder, config.validation)) is not None:
             return _with_copy(config, folder, result)
+        runs = SamplingRuns(config.shards.deployment, folder) if config.shards.run_on == "deployment" else None
         libraries = _libraries()
         with output_errors(folder.work):
             folder.write_run(config, libraries)
@@ -118,10 +119,9 @@ def produce_dataset(config: PipelineConfig) -> ProduceResult:
                 folder.keep_tree(folder.shards)
                 folder.keep(folder.work / FACTS, folder.work / TOKENIZER, folder.quarantine, folder.plan)
             check_prompts(folder, plan, config.validation)
-        shards = _sample(config, folder, plan)
-        check_lock()
+        shards = _sample(config, folder, plan, runs, check_lock)
         try:
-            manifest = publish_dataset(folder, Run(config, plan, libraries, shards))
+            manifest = publish_dataset(folder, Run(config, plan, libraries, shards), check_lock)
         except RefusedError:
             _show(folder, folder.refused)
             raise
@@ -156,10 +156,11 @@ def open_run(config: PipelineConfig) -> OpenedRun:
     return OpenedRun(folder, report, rows, theta, teacher)
 
 
-def _sample(config: PipelineConfig, folder: RunFolder, plan: Plan) -> list[ShardSummary]:
+def _sample(
+    config: PipelineConfig, folder: RunFolder, plan: Plan, runs: SamplingRuns | None, check: Callable[[], None]
+) -> list[ShardSummary]:
     """Every shard, by `shards.run_on`: on one engine here, or on those of a deployment's runs."""
     num_samples = config.sampling.n
-    runs = SamplingRuns(config.shards.deployment, folder) if config.shards.run_on == "deployment" else None
     pages = ShardPages(folder, num_samples)
     with RunProgress(plan.num_rows * num_samples, sum(plan.quarantine.values()), pages) as progress:
         probe = Probe(folder, config.validation)
@@ -170,11 +171,15 @@ def _sample(config: PipelineConfig, folder: RunFolder, plan: Plan) -> list[Shard
 
         if runs is not None:
             return FanOut(config, folder, runs, on_progress, progress.show_engines).sample(plan.num_shards)
-        return _sample_here(config, folder, plan, on_progress)
+        return _sample_here(config, folder, plan, on_progress, check)
 
 
 def _sample_here(
-    config: PipelineConfig, folder: RunFolder, plan: Plan, on_progress: Callable[[int, Progress], None]
+    config: PipelineConfig,
+    folder: RunFolder,
+    plan: Plan,
+    on_progress: Callable[[int, Progress], None],
+    check: Callable[[], None],
 ) -> list[ShardSummary]:
     """One shard after the other; one task a shard, because a subflow costs 1.3 s."""
     one_shard = sample_shard.with_options(**retry_options(config.shards))
@@ -183,6 +188,7 @@ def _sample_here(
     with EngineProcess(config, folder, server_keys(config)) as engine:
         for i in range(plan.num_shards):
             after = i + 1 if i + 1 < plan.num_shards else None
+            check()
             with claims.held(i):
                 summaries.append(one_shard(folder, i, config.sampling.n, engine, on_progress, after))
     return summaries

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from prefect import flow
 
+from flows.credentials import storage_options
 from sampling.errors import OutputError
 from tasks.dataset import open_dataset
 from tasks.documents import as_json, read_quarantined
@@ -41,7 +42,7 @@ def write_page(dataset: str, output: str) -> tuple[Path, Verdict, str]:
     """
     from validations.report import render_report  # matplotlib takes 1 s to import
 
-    opened = open_dataset(dataset)
+    opened = open_dataset(dataset, storage_options(dataset))
     opened.check_whole()
     verdict = judge_again(opened)
     page = render_report(opened.title, verdict, opened.manifest, read_quarantined(opened.path))

@@ -22,6 +22,7 @@ from tasks.plan import read_plan
 from tasks.run_folder import OWN_ENGINE, RunFolder
 from tasks.shards import give_up, retry_options, sample_shard
 
+MAX_LOST = 10  # runs that ended without a word while they held a shard: workers may come and go
 MAX_FAILING = 3  # shards one after the other: then it is not the shards
 
 
@@ -35,7 +36,7 @@ def sample_shards(work: str) -> int:
     folder, config = RunFolder.at(work, storage_options(work))
     plan = read_plan(folder)
     if plan is None:
-        raise OutputError(f"{folder.work} holds no plan.json yet: start the run that plans its rows first")
+        raise OutputError(f"{work} holds no plan.json yet: start the run that plans its rows first")
     log_to_prefect()
     run = str(flow_run.id)
     with (
@@ -59,7 +60,7 @@ def _sample(
     num_sampled = num_failing = 0
     for index, num_lost in shards:
         try:
-            if num_lost > config.shards.retries:
+            if num_lost >= MAX_LOST:
                 raise EngineDiedError(f"shard {index:05d}: {num_lost} runs in a row were lost with their process")
             one_shard(folder, index, config.sampling.n, engine, heartbeat.show)
         except UnsupportedVllmError:
@@ -72,5 +73,5 @@ def _sample(
         else:
             num_failing = 0
             num_sampled += 1
-        heartbeat.end(index)
+        heartbeat.rest()
     return num_sampled

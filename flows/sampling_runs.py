@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterTags
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun, State, WorkerStatus
 from prefect.context import FlowRunContext
 from prefect.deployments import run_deployment
@@ -30,7 +30,7 @@ def cancel_sampling(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) 
     """Cancel the runs that sample for a run which was cancelled: a hook, for its process may have had no time to."""
     with get_client(sync_client=True) as client:
         tag = client.read_flow_run(flow_run.id).labels.get(TAG_LABEL)
-        for run in _read(client, tags=FlowRunFilterTags(all_=[str(tag)])) if tag is not None else ():
+        for run in _read(client, str(tag)) if tag is not None else ():
             _cancel(client, run)
 
 
@@ -45,6 +45,7 @@ class SamplingRuns:
         self.deployment = deployment
         self._folder = folder
         work = hashlib.sha256(folder.address(folder.work).encode()).hexdigest()
+        self._num_started = 0
         self._tag = f"dual-sampling-work:{work[:12]}"
         with get_client(sync_client=True) as client:
             try:
@@ -67,8 +68,8 @@ class SamplingRuns:
             if own is not None:
                 client.update_flow_run_labels(own.id, {TAG_LABEL: self._tag})
             # An earlier run in this work folder may have been killed, and those that it has started go on.
-            earlier = _read(client, tags=FlowRunFilterTags(all_=[self._tag]))
-            self._ids = {run.id for run in earlier if not _is_over(run)}
+            earlier = _read(client, self._tag)
+            self._over = {run.id for run in earlier if _is_over(run)}
 
     def num_workers(self) -> int:
         """How many workers of the pool are there for them."""
@@ -77,16 +78,16 @@ class SamplingRuns:
 
     def start(self) -> None:
         """Ask for one more, which is shown below the current flow run."""
+        self._num_started += 1
         folder = self._folder
         run = run_deployment(
             self.deployment,
             parameters={"work": folder.address(folder.work)},
-            flow_run_name=f"{folder.name} {folder.version} #{len(self._ids) + 1}",
+            flow_run_name=f"{folder.name} {folder.version} #{self._num_started}",
             tags=[self._tag],
             timeout=0,
         )
         assert isinstance(run, FlowRun)  # a coroutine only where a loop runs
-        self._ids.add(run.id)
         logger.info("asked %s for %s", self.deployment, run.name)
 
     def read(self) -> list[FlowRun]:
@@ -124,7 +125,8 @@ class SamplingRuns:
         return at_work
 
     def _read_ours(self, client: SyncPrefectClient) -> list[FlowRun]:
-        return _read(client, ids=FlowRunFilterId(any_=[*self._ids])) if self._ids else []
+        """By the tag: the answer to a request for a run may have been lost."""
+        return [run for run in _read(client, self._tag) if run.id not in self._over]
 
     def _num_online(self, client: SyncPrefectClient) -> int:
         return sum(worker.status == WorkerStatus.ONLINE for worker in client.read_workers_for_work_pool(self.pool))
@@ -135,11 +137,10 @@ def _own_run() -> FlowRun | None:
     return None if context is None else context.flow_run
 
 
-def _read(
-    client: SyncPrefectClient, tags: FlowRunFilterTags | None = None, ids: FlowRunFilterId | None = None
-) -> list[FlowRun]:
+def _read(client: SyncPrefectClient, tag: str) -> list[FlowRun]:
+    tagged = FlowRunFilter(tags=FlowRunFilterTags(all_=[tag]))
     found: list[FlowRun] = []
-    while page := client.read_flow_runs(flow_run_filter=FlowRunFilter(tags=tags, id=ids), offset=len(found)):
+    while page := client.read_flow_runs(flow_run_filter=tagged, offset=len(found)):
         found += page
     return found
 

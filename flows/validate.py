@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefect import flow
 
+from flows.credentials import storage_options
 from sampling.errors import RefusedError
 from tasks.dataset import Dataset, open_dataset
 from tasks.documents import as_json
@@ -40,7 +41,7 @@ def validate_dataset(
 
 def judge_dataset(dataset: str, changes: Sequence[str]) -> tuple[Dataset, Verdict]:
     """A dataset with its verdict. Raises SourceError, ConfigurationError, RefusedError where it is damaged."""
-    opened = open_dataset(dataset)
+    opened = open_dataset(dataset, storage_options(dataset))
     limits = changed_limits(opened.limits, changes)
     opened.check_whole()
     return opened, judge_again(opened, limits)

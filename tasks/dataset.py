@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,16 +69,16 @@ class Dataset:
         return [] if found == digest else [f"{name} has sha256 {found[:12]}…, manifest.json lists {str(digest)[:12]}…"]
 
 
-def open_dataset(place: str | Path) -> Dataset:
+def open_dataset(place: str | Path, options: Mapping[str, Any] | None = None) -> Dataset:
     """Open a folder of Parquet files (data/*.parquet, else *.parquet), or one file, or either by its s3:// URL.
 
-    What a URL names is fetched into a folder that goes when this process ends. Raises SourceError when there is none,
-    when one cannot be read, or lacks a column.
+    What a URL names is fetched, with an object store's `options`, into a folder that goes when this process ends.
+    Raises SourceError when there is none, when one cannot be read, or lacks a column.
     """
     if isinstance(place, str) and "://" in place:
         from tasks.store.fetched import fetch  # s3fs takes half a second to import
 
-        address, path = fetch(place)
+        address, path = fetch(place, options)
         return _open(address, path)
     path = Path(place).expanduser()
     if path.is_dir():

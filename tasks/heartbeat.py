@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import threading
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from types import TracebackType
 from typing import Self
 
@@ -30,7 +30,6 @@ class Beat:
     number: int = 0  # rises as long as the run lives
     shard: int | None = None  # the one that it samples
     progress: Progress | None = None  # of that shard
-    ended: list[int] = field(default_factory=list)  # shards that it has completed, or given up
 
 
 class Heartbeat:
@@ -67,10 +66,10 @@ class Heartbeat:
         with self._lock:
             self._beat = replace(self._beat, shard=shard, progress=progress)
 
-    def end(self, shard: int) -> None:
-        """Take that a shard needs no more of this run."""
+    def rest(self) -> None:
+        """Take that the run is at no shard."""
         with self._lock:
-            self._beat = replace(self._beat, shard=None, progress=None, ended=[*self._beat.ended, shard])
+            self._beat = replace(self._beat, shard=None, progress=None)
 
     def _write_regularly(self) -> None:
         while not self._closed.wait(self._beat_s):

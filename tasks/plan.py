@@ -71,9 +71,10 @@ def write_plan(
             paths.append(shard.rows)
             num_rows += len(batch)
     if not num_rows:
+        folder.keep(folder.quarantine)
         raise SourceError(
             f"no row can be sampled: all {counts.total()} are quarantined ({_counted(counts)});"
-            f" {folder.quarantine} says why, row by row"
+            f" {folder.address(folder.quarantine)} says why, row by row"
         )
     unify_shards(paths)
     sync(folder.quarantine)

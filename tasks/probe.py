@@ -66,9 +66,10 @@ class Probe:
 
         self._probe_rows = None
         if lines := judge_figures(_figures(rows), self._checks):
+            work = self._folder.address(self._folder.work)
             raise RefusedError(
                 f"{'; '.join(lines)}; the first {len(rows)} completions leave no hope, so the run was stopped. What is"
-                f" sampled is kept in {self._folder.work}. Look at the prompts (--dry-run) and at mixture, or set"
+                f" sampled is kept in {work}. Look at the prompts (--dry-run) and at mixture, or set"
                 " validation.probe_rows: null to sample on"
             )
 

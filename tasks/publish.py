@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,8 +46,8 @@ class Run:
     shards: list[ShardSummary]
 
 
-def publish_dataset(folder: RunFolder, run: Run) -> dict[str, Any]:
-    """Stage, judge, publish; the manifest of what is now published.
+def publish_dataset(folder: RunFolder, run: Run, check: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """Stage, judge, publish; the manifest of what is now published. `check` raises when the run is not locked any more.
 
     Raises RefusedError when the gate refuses; the dataset then lies in `folder.refused`, and the work is kept, so that
     a run with other limits samples nothing again. Any error leaves nothing staged and `latest` where it was.
@@ -57,13 +57,14 @@ def publish_dataset(folder: RunFolder, run: Run) -> dict[str, Any]:
         staged = stage_dataset(folder, run)
         verdict = judge_dataset(folder, run.config, staged)
         if not verdict.passed:
-            set_aside(folder, run, staged, verdict)
+            set_aside(folder, run, staged, verdict, check)
             raise RefusedError(
                 f"{'; '.join(verdict.refusals)} (the dataset with its report: {folder.address(folder.refused)})"
             )
         # Not an on_commit hook: Prefect logs what a hook raises and carries on.
-        manifest = publish_staged(folder, run, staged, verdict)
+        manifest = publish_staged(folder, run, staged, verdict, check)
     with output_errors(folder.work):
+        check()
         finish(folder)
     return manifest
 
@@ -91,25 +92,30 @@ def judge_dataset(folder: RunFolder, config: PipelineConfig, staged: Staged) -> 
 
 
 @task(name="publish-dataset", cache_policy=NO_CACHE)
-def publish_staged(folder: RunFolder, run: Run, staged: Staged, verdict: Verdict) -> dict[str, Any]:
+def publish_staged(
+    folder: RunFolder, run: Run, staged: Staged, verdict: Verdict, check: Callable[[], None]
+) -> dict[str, Any]:
     """Write the card, then the manifest, then rename: the dataset exists when this rename is done."""
     manifest = write_documents(folder, run, staged, verdict)
     if folder.published.exists():
-        raise OutputError(f"{folder.published} has come into being meanwhile; choose another publish.version")
+        place = folder.address(folder.published)
+        raise OutputError(f"{place} has come into being meanwhile; choose another publish.version")
     os.rename(folder.staged, folder.published)
     sync(folder.published.parent)
-    folder.keep_tree(folder.published, last=MANIFEST)
+    folder.keep_dataset(folder.published, check)
     return manifest
 
 
-def set_aside(folder: RunFolder, run: Run, staged: Staged, verdict: Verdict) -> None:
+def set_aside(
+    folder: RunFolder, run: Run, staged: Staged, verdict: Verdict, check: Callable[[], None] = lambda: None
+) -> None:
     """Move a refused dataset, with its report, to where nobody takes it for a published one."""
     write_documents(folder, run, staged, verdict)
     folder.refused.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(folder.refused, ignore_errors=True)  # of this run: the folder's owner was checked
     os.rename(folder.staged, folder.refused)
     sync(folder.refused.parent)
-    folder.keep_tree(folder.refused, last=MANIFEST)
+    folder.keep_dataset(folder.refused, check)
 
 
 def finish(folder: RunFolder) -> None:
@@ -155,7 +161,7 @@ def _not_as_planned(folder: RunFolder, run: Run, staged: Staged, what: str) -> D
     num_planned, num_staged = run.plan.num_rows * run.config.sampling.n, sum(file.num_rows for file in staged.files)
     return DualSamplingError(
         f"the staged rows are not the planned ones: {num_planned} planned, {num_staged} staged, {what}; nothing was"
-        f" published and {folder.work} is kept"
+        f" published and {folder.address(folder.work)} is kept"
     )
 
 

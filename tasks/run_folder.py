@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tasks.store.mirror import Mirror
 
 LATEST, MANIFEST = "latest", "manifest.json"
+KEEPING = "keeping"  # says that the run's dataset is on its way to the object store
 OWN_ENGINE, ENGINE_LOCKS = "engine", "engine*.lock"
 RUNS = "runs"
 ORPHAN_TIMEOUT_S = 30.0
@@ -72,7 +73,7 @@ class RunFolder:
         root, mirror = _open_root(place, options)
         path = root / name / ".work" / version
         if mirror is not None:
-            mirror.pull(path, _is_of_the_plan)
+            mirror.pull(path, _is_of_the_run)
         run = read_json(path / "run.json")
         if run is None:
             raise OutputError(
@@ -161,11 +162,26 @@ class RunFolder:
             for file in files:
                 self.mirror.push(file)
 
-    def keep_tree(self, folder: Path, last: str | None = None) -> None:
-        """The same for a whole folder, in the place of what was there; the file `last` goes last."""
+    def keep_tree(self, folder: Path) -> None:
+        """The same for a whole folder, in the place of what was there."""
         if self.mirror is not None:
             self.mirror.remove(folder)
-            self.mirror.push_tree(folder, last)
+            self.mirror.push_tree(folder)
+
+    def keep_dataset(self, folder: Path, check: Callable[[], None]) -> None:
+        """The same for a dataset, which exists once its manifest does; `check` raises when the run is not locked."""
+        if self.mirror is None:
+            return
+        manifest = folder / MANIFEST
+        check()
+        (self.work / KEEPING).touch()
+        self.mirror.write(self.work / KEEPING, b"")  # what lies at the dataset's place from now on is this run's
+        self.mirror.remove(folder)
+        aside = manifest.rename(self.work / MANIFEST)
+        self.mirror.push_tree(folder)
+        aside.rename(manifest)
+        check()
+        self.mirror.push(manifest)
 
     def fetch(self, folder: Path) -> None:
         """Get all of a folder, where it is in an object store."""
@@ -196,7 +212,10 @@ class RunFolder:
         try:
             with self._leased() as check:
                 if self.mirror is not None:
-                    self.mirror.pull(self.work, _is_work if with_rows and run_on == "here" else _is_of_the_plan)
+                    wanted = _is_of_the_run
+                    if with_rows:
+                        wanted = _is_work if run_on == "here" else _is_of_the_plan
+                    self.mirror.pull(self.work, wanted)
                     self.mirror.refresh(self.refused / MANIFEST)
                 self._wait_for_orphans(self.engine_lock(OWN_ENGINE).name if run_on == "deployment" else ENGINE_LOCKS)
                 with output_errors(self.work):
@@ -236,12 +255,14 @@ class RunFolder:
         """
         if self.mirror is not None:  # what an upload that was interrupted has left there is no dataset yet
             if not self.mirror.refresh(self.published / MANIFEST):
+                if self.mirror.listing(self.published) and not self.mirror.exists(self.work / KEEPING):
+                    raise self._no_manifest()
                 return None
         elif not self.published.exists():
             return None
         manifest: dict[str, Any] | None = read_json(self.published / MANIFEST)
         if manifest is None:
-            raise OutputError(f"{self.published} holds no manifest.json; move it away or choose another version")
+            raise self._no_manifest()
         self._check_identity(self.published, manifest)
         sizes = {} if self.mirror is None else self.mirror.listing(self.published)
         for file in manifest["files"]:
@@ -258,6 +279,10 @@ class RunFolder:
                     f" {self.address(self.published)} to produce it again"
                 )
         return manifest
+
+    def _no_manifest(self) -> OutputError:
+        place = self.address(self.published)
+        return OutputError(f"{place} holds no manifest.json; move it away or choose another version")
 
     def point_latest(self) -> None:
         """Make `latest` this version: a link, or an object that holds the version's name."""
@@ -322,5 +347,10 @@ def _is_work(name: str) -> bool:
 
 
 def _is_of_the_plan(name: str) -> bool:
-    """The same without finished rows, which come shard by shard."""
-    return _is_work(name) and "/parts/" not in name
+    """The same without what is sampled, which comes shard by shard."""
+    return _is_work(name) and "/parts/" not in name and not name.endswith("/shard.parquet")
+
+
+def _is_of_the_run(name: str) -> bool:
+    """What says whose work folder it is and how far the run is."""
+    return "/" not in name

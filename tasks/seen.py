@@ -43,7 +43,7 @@ class Seen:
             self._database.execute("UPDATE seen SET num = num + 1 WHERE key = ?", (key,))
         except sqlite3.OperationalError as error:
             raise OutputError(
-                f"the temporary file of the keys seen cannot grow ({error}): free space in /var/tmp, or set"
+                f"the temporary file of the keys seen cannot grow ({error}): free space there, or set"
                 " SQLITE_TMPDIR to a folder with 50 bytes a row to spare"
             ) from error
         return int(num)

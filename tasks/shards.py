@@ -55,7 +55,7 @@ def read_summary(shard: ShardFolder) -> ShardSummary | None:
     if values is None:
         return None
     if not shard.table.is_file() or sha256_of(shard.table) != values["sha256"]:
-        logger.warning("%s is damaged: made again from the parts", shard.table)
+        logger.warning("shard %s: its table is damaged, made again from the parts", shard.path.name)
         return None
     del values["failures"]
     return ShardSummary(**values)

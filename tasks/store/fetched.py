@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from sampling.errors import OutputError, SourceError
 from tasks.run_folder import LATEST
@@ -10,7 +12,7 @@ from tasks.store.mirror import Mirror
 from tasks.store.scratch import process_scratch
 
 
-def fetch(url: str) -> tuple[str, Path]:
+def fetch(url: str, options: Mapping[str, Any] | None = None) -> tuple[str, Path]:
     """The dataset's URL with the local folder (or file) that holds it until this process ends.
 
     `latest` is an object that holds a version's name. Raises SourceError when there is nothing, or it cannot be read.
@@ -19,7 +21,7 @@ def fetch(url: str) -> tuple[str, Path]:
     if parent.endswith(":/"):
         raise SourceError(f"{url} is a whole bucket; give a dataset's URL, s3://bucket/…/name/version")
     try:
-        mirror = Mirror(parent, process_scratch())
+        mirror = Mirror(parent, process_scratch(), options)
         path = mirror.local / name
         if name == LATEST and (version := mirror.read(path)) is not None:
             path = mirror.local / _version(url, version)

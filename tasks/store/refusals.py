@@ -9,6 +9,7 @@ from botocore.parsers import ResponseParserError
 # S3's own codes; the numbers are what botocore makes of an answer without a body.
 MISSING = frozenset({"NoSuchKey", "404"})
 REFUSED = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409", *MISSING})
+EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "InvalidToken", "RequestExpired"})
 NO_ANSWER = (
     boto.ConnectionError, boto.HTTPClientError, ResponseParserError, aiohttp.ClientError, ConnectionError, TimeoutError,
 )  # fmt: skip
@@ -43,9 +44,11 @@ def what_to_do(code: str | None, error: BaseException) -> str:
     """The user's next step after a refusal."""
     if code == "NoSuchBucket":
         return "create the bucket, or correct the URL"
+    if code in EXPIRED:
+        return "the session's credentials have expired: get new ones, then run the same command again"
     if isinstance(error, NO_RIGHT):
         return (
-            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE) of somebody who may list, read, write"
-            " and delete there"
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE, or the Prefect Secret block"
+            " dual-sampling-storage) of somebody who may list, read, write and delete there"
         )
     return "correct the URL, AWS_ENDPOINT_URL or AWS_DEFAULT_REGION"

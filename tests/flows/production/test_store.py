@@ -100,7 +100,7 @@ def test_a_run_goes_from_machine_to_machine(
 
     again = subprocess.run([COMMAND, "produce", path], capture_output=True, text=True)
     assert (again.returncode, again.stdout.splitlines()[-1:]) == (0, [dataset.address])
-    judged = subprocess.run([COMMAND, "validate", f"{server.root}/out/shells/latest"], capture_output=True, text=True)
-    assert judged.returncode == 0, judged.stderr
-    for text in (said, services.logs(), again.stderr, judged.stderr):
+    judged = services.call(COMMAND, "validate", f"{server.root}/out/shells/latest")  # by the block's keys
+    assert judged.returncode == 0, judged.stdout
+    for text in (said, services.logs(), again.stderr, judged.stdout):
         assert server.options["secret"] not in text

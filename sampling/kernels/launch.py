@@ -1,0 +1,129 @@
+"""The launch of the kernel for rows that share their settings."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sampling.config import MixtureConfig, SamplingConfig
+from sampling.results import FALLBACK, FORCED, MIXED
+
+# What sampling.drawer puts into a row, in the order sampling/kernels/token.py writes it.
+COLUMNS = (
+    "alpha", "kl_theta", "kl_teacher", "kl_error", "js", "overlap_mass", "overlap_count", "support_size", "entropy",
+    "ess_ratio", "log_z", "logprob_q", "logprob_theta", "logprob_teacher", "q_error", "js_error", "mode",
+    "finite", "constrained", "unstable",
+)  # fmt: skip
+METHODS = ("fixed", "kl_symmetry", "ess_balance", "entropy")
+assert (MIXED, FORCED, FALLBACK) == (0, 1, 2)
+MAX_TARGET_TOP_P = 0.9999  # beyond it, what belongs to the trust region is decided by the rounding of its sum
+MIN_TEMPERATURE = 1e-6  # below it 1/temperature leaves float32
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """How many ids a program holds at once; powers of 2."""
+
+    block: int = 4096  # of a row, in the two passes that every row needs; at least overlap_top_k
+    row_block: int = 2048  # of a row, in the passes over supports that the list does not hold
+    small: int = 512  # of a short list
+    listed: int = 4096  # of the longest list
+    num_warps: int = 16
+    max_registers: int | None = None  # of a thread; less than the compiler wants lets more programs share a processor
+
+
+DEFAULT_TILES = Tiles()
+
+
+def supports(mixture: MixtureConfig, sampling: SamplingConfig) -> bool:
+    """Whether the kernel does what these settings say; if not, plain torch does (sampling/mixture.py).
+
+    It does not cut q* itself (top-p, top-k, min-p).
+    """
+    cuts = sampling.top_p < 1 or sampling.top_k > 0 or sampling.min_p > 0
+    whole = mixture.trust_region and mixture.target_top_p > MAX_TARGET_TOP_P
+    return not cuts and not whole and (sampling.temperature == 0 or sampling.temperature >= MIN_TEMPERATURE)
+
+
+def draw(
+    theta_logits: Tensor,  # [B, V_theta] bfloat16, float16 or float32; a row's columns side by side
+    teacher_logits: Tensor,  # [B, V_teacher] likewise, also of another dtype
+    positions: Tensor,  # [B] int64; 0 is the first token
+    keys: Tensor,  # [B] int64: see sampling.draw.row_key
+    num_ids: int,  # ids that both models know; columns past them are padding
+    mixture: MixtureConfig,
+    sampling: SamplingConfig,
+    tiles: Tiles = DEFAULT_TILES,
+) -> tuple[Tensor, Tensor]:
+    """Tokens [B] int64 with their figures [B, COLUMNS] float64; zeros where `finite` is 0. One launch.
+
+    `supports` must hold of the settings.
+    """
+    from sampling.kernels.token import draw_tokens  # triton is only where vLLM brought it
+
+    theta_logits, teacher_logits = _side_by_side(theta_logits), _side_by_side(teacher_logits)
+    num_rows, device = len(theta_logits), theta_logits.device
+    tokens = torch.empty(num_rows, dtype=torch.int64, device=device)
+    figures = torch.empty(num_rows, len(COLUMNS), dtype=torch.float64, device=device)
+    places = torch.empty(num_rows, tiles.listed, dtype=torch.int32, device=device)
+    if num_rows == 0:
+        return tokens, figures
+    reals, seeds = _numbers(mixture, sampling, device)
+    halves = theta_logits.dtype == teacher_logits.dtype == torch.bfloat16
+    kernel: Any = draw_tokens
+    kernel[(num_rows,)](
+        theta_logits,
+        teacher_logits,
+        theta_logits.stride(0),
+        teacher_logits.stride(0),
+        num_ids,
+        _loadable(theta_logits, num_ids),
+        _loadable(teacher_logits, num_ids),
+        min(mixture.overlap_top_k, num_ids),
+        reals,
+        seeds,
+        keys,
+        positions,
+        places,
+        tokens,
+        figures,
+        METHOD=METHODS.index(mixture.alpha_method),
+        TRUST=mixture.trust_region,
+        CHECK=mixture.stability_check,
+        FORCE=mixture.force_first_token,
+        AUTO=mixture.auto_fallback,
+        GREEDY=sampling.temperature == 0,
+        LOW_BITS=16 if halves else 0,
+        BLOCK=tiles.block,
+        ROW_BLOCK=tiles.row_block,
+        SMALL=tiles.small,
+        LIST=tiles.listed,
+        HEAVY=min(256, tiles.block // 16),
+        num_warps=tiles.num_warps,
+        **({"maxnreg": tiles.max_registers} if tiles.max_registers else {}),
+    )
+    return tokens, figures
+
+
+@lru_cache(maxsize=64)
+def _numbers(mixture: MixtureConfig, sampling: SamplingConfig, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The settings' numbers [6] float64 with the seed [1] int64, on the device: as arguments they would be float32."""
+    per_nat = 1 / (sampling.temperature or 1.0)
+    limits = (mixture.stability_threshold_js, mixture.stability_threshold_overlap)
+    reals = [per_nat, per_nat * math.log2(math.e), mixture.alpha, mixture.target_top_p, *limits]
+    return torch.tensor(reals, dtype=torch.float64, device=device), torch.tensor([sampling.seed], device=device)
+
+
+def _side_by_side(logits: Tensor) -> Tensor:
+    return logits if logits.stride(-1) == 1 else logits.contiguous()
+
+
+def _loadable(logits: Tensor, num_ids: int) -> int:
+    """Columns that may be read: `num_ids`, rounded up to 16 where the row is wide enough."""
+    rounded = -(-num_ids // 16) * 16
+    return rounded if rounded <= logits.shape[-1] else num_ids

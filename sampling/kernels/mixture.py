@@ -1,0 +1,210 @@
+"""The mixture of one row, from its trust region to the token drawn: `sampling.mixture` for one program of a GPU."""
+
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
+# ruff: noqa: SIM102, SIM109 (a branch on a constexpr is taken while compiling: it stays apart from one on the GPU)
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from sampling.kernels.draw import row_draw, row_likeliest, tile_draw, tile_likeliest, uniform
+from sampling.kernels.moments import COMMON, LN2, TEACHERS, THETAS, alive, tilt
+from sampling.kernels.order import least_logit, row_threshold, sortable, tile_threshold
+from sampling.kernels.scan import row_overlap, tile_overlap
+from sampling.kernels.support import moments, tilted_pair
+
+FIXED, KL_SYMMETRY, ESS_BALANCE, ENTROPY = (tl.constexpr(method) for method in range(4))
+TILE_TOLERANCE, MAX_PASSES = tl.constexpr(1e-12), tl.constexpr(100)  # as sampling.alpha
+ROW_TOLERANCE, ROW_NOISE = tl.constexpr(5e-8), tl.constexpr(5e-7)  # where Newton stalls below the second, it ends
+
+
+@triton.jit
+def draw_from_mixture(
+    theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, sum_top, scale, per_nat,
+    theta_log, teacher_log, js, num_common, least_seen, places, num_listed, whole,
+    listed_theta, listed_teacher, listed_sum, top_k, fixed, top_p, max_js, min_overlap,
+    seed, key, position, tokens, figures,
+    METHOD: tl.constexpr, TRUST: tl.constexpr, CHECK: tl.constexpr, FORCE: tl.constexpr, AUTO: tl.constexpr,
+    GREEDY: tl.constexpr, LOW_BITS: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """All that follows the passes every row needs: support, α, figures, token."""
+    zero = theta_log * 0.0
+    at = tl.arange(0, TILE)
+    listed = at < tl.where(num_listed <= TILE, num_listed, 0)
+    ids = tl.load(places + at, mask=listed, other=0)
+    theta_logits = tl.load(theta + ids, mask=listed, other=float("-inf")).to(tl.float32)
+    teacher_logits = tl.load(teacher + ids, mask=listed, other=float("-inf")).to(tl.float32)
+    log_theta = (theta_logits.to(tl.float64) - theta_top.to(tl.float64)) * per_nat
+    log_teacher = (teacher_logits.to(tl.float64) - teacher_top.to(tl.float64)) * per_nat
+    theta_keys, teacher_keys = sortable(theta_logits), sortable(teacher_logits)
+    theta_probs, teacher_probs = tl.exp(log_theta - theta_log), tl.exp(log_teacher - teacher_log)
+
+    overlap_mass, overlap_count = tile_overlap(theta_keys, teacher_keys, theta_probs, teacher_probs, top_k, LOW_BITS)
+    if ROWS:
+        if num_listed > TILE:
+            overlap_mass, overlap_count = row_overlap(
+                theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, scale,
+                (theta_log / LN2).to(tl.float32), (teacher_log / LN2).to(tl.float32), top_k, LOW_BITS, BLOCK,
+            )  # fmt: skip
+            listed_theta = listed_theta * 0.0 + float("inf")
+            listed_teacher = listed_teacher * 0.0 + float("inf")
+            listed_sum = listed_sum * 0.0 + float("inf")
+    if TRUST:
+        least_key = tile_threshold(teacher_keys, teacher_probs, top_p, LOW_BITS)
+        if ROWS:
+            if whole:
+                least_key = row_threshold(
+                    teacher, num_ids, teacher_loadable, teacher_top, scale, (teacher_log / LN2).to(tl.float32),
+                    top_p, False, LOW_BITS, BLOCK,
+                )  # fmt: skip
+        least_teacher = least_logit(least_key)
+    else:
+        least_teacher = zero.to(tl.float32) + float("-inf")
+    inside = listed & (teacher_logits >= least_teacher)
+
+    # Sums of each model on the support and on the common ids, relative to its largest logit
+    theta_own, teacher_own, theta_norm, teacher_norm = theta_log, teacher_log, theta_log, teacher_log
+    theta_nats, teacher_nats = zero, zero
+    if TRUST or METHOD == ENTROPY:
+        needed = num_common >= 0
+    else:
+        needed = num_common < num_ids
+    if needed:
+        for turn in range(4):
+            weight = zero + turn % 2
+            whose = tl.where(turn < 2, turn, COMMON)
+            log_total, mean_theta, mean_teacher, _, _, _ = moments(
+                log_theta, log_teacher, inside, weight, whose, whole,
+                theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, sum_top, scale,
+                per_nat, listed_theta, listed_teacher, listed_sum, least_teacher, ROWS, BLOCK,
+            )  # fmt: skip
+            nats = tl.maximum(log_total - tl.where(weight == 0, mean_theta, mean_teacher), 0.0)
+            theta_own = tl.where(turn == 0, log_total, theta_own)
+            teacher_own = tl.where(turn == 1, log_total, teacher_own)
+            theta_norm = tl.where(turn == 2, log_total, theta_norm)
+            teacher_norm = tl.where(turn == 3, log_total, teacher_norm)
+            theta_nats = tl.where(turn == 2, nats, theta_nats)
+            teacher_nats = tl.where(turn == 3, nats, teacher_nats)
+
+    disjoint = theta_norm == float("-inf")
+    unstable = disjoint
+    if CHECK:
+        unstable = unstable | (js > max_js) | (overlap_mass < min_overlap)
+    forced = (position == 0) & FORCE
+    fallback = disjoint
+    if AUTO:
+        fallback = unstable
+    fallback = fallback & (forced == 0)
+    free = (forced | fallback) == 0
+    start = zero + 0.5
+    if METHOD == FIXED:
+        start = fixed
+    if METHOD == ENTROPY:
+        both_nats = theta_nats + teacher_nats
+        start = tl.where(both_nats > 0, theta_nats / tl.where(both_nats > 0, both_nats, 1.0), 0.5)
+    alpha = tl.where(free, start, 1.0)
+    solving = free & (METHOD == KL_SYMMETRY or METHOD == ESS_BALANCE)
+    tolerance, coarse = zero + TILE_TOLERANCE, zero
+    if ROWS:
+        if whole:
+            tolerance, coarse = zero + ROW_TOLERANCE, zero + ROW_NOISE
+
+    # Newton in a bracket, as sampling.alpha; where α is given, one round measures it
+    low, high, previous = zero, zero + 1.0, zero + float("inf")
+    log_total, mean_theta, mean_teacher = zero, zero, zero
+    num_live, num_lame, whose = num_listed * 0, num_listed * 0, num_listed * 0
+    num_passes, going = num_listed * 0, num_listed * 0 + 1
+    while going > 0:
+        whose = tl.where(alpha == 0, THETAS, tl.where(alpha == 1, TEACHERS, COMMON))
+        log_total, mean_theta, mean_teacher, square, num_live, num_lame = moments(
+            log_theta, log_teacher, inside, alpha, whose, whole,
+            theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, sum_top, scale,
+            per_nat, listed_theta, listed_teacher, listed_sum, least_teacher, ROWS, BLOCK,
+        )  # fmt: skip
+        if METHOD == ESS_BALANCE:
+            theta_square, theta_mean, teacher_square, teacher_mean = tilted_pair(
+                log_theta, log_teacher, inside, alpha, whose, whole,
+                theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, sum_top, scale,
+                per_nat, listed_theta, listed_teacher, listed_sum, least_teacher, ROWS, BLOCK,
+            )  # fmt: skip
+            value = (theta_square - 2 * theta_norm) - (teacher_square - 2 * teacher_norm)
+            slope = teacher_mean - theta_mean
+        else:
+            gap = mean_teacher - mean_theta
+            value = gap - (teacher_norm - theta_norm)
+            slope = square - gap * gap
+        size = tl.abs(value)
+        num_passes += 1
+        exhausted = (high - low <= 1e-16) | (num_passes >= MAX_PASSES)
+        stalled = (size <= coarse) & (size > previous / 2)
+        done = (solving == 0) | (size <= tolerance) | stalled | exhausted | (value != value)
+        low = tl.where(value < 0, alpha, low)
+        high = tl.where(value > 0, alpha, high)
+        newton = alpha - value / tl.maximum(slope, 1e-300)
+        trusted = (newton > low) & (newton < high) & (size <= previous / 2)
+        step = tl.where(trusted, newton, (low + high) / 2)
+        alpha = tl.where(done, alpha, step)
+        previous = size
+        going = tl.where(done, 0, 1)
+
+    theta_square, _, teacher_square, _ = tilted_pair(
+        log_theta, log_teacher, inside, alpha, whose, whole,
+        theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, sum_top, scale,
+        per_nat, listed_theta, listed_teacher, listed_sum, least_teacher, ROWS, BLOCK,
+    )  # fmt: skip
+    at_end = whose != COMMON
+    theta_norm, teacher_norm = tl.where(at_end, theta_own, theta_norm), tl.where(at_end, teacher_own, teacher_norm)
+    mean_q = tilt(mean_theta, mean_teacher, alpha) - log_total
+    kl_theta = tl.maximum(mean_q - (mean_theta - theta_norm), 0.0)
+    kl_theta = tl.where((num_lame > 0) & (alpha == 1), float("inf"), kl_theta)
+    kl_teacher = tl.maximum(mean_q - (mean_teacher - teacher_norm), 0.0)
+    kl_teacher = tl.where((num_lame > 0) & (alpha == 0), float("inf"), kl_teacher)
+    theta_square = tl.where(theta_square == float("-inf"), theta_square, theta_square - 2 * theta_norm)
+    teacher_square = tl.where(teacher_square == float("-inf"), teacher_square, teacher_square - 2 * teacher_norm)
+    log_ratio = teacher_square - theta_square
+    log_ratio = tl.where(log_ratio == log_ratio, tl.minimum(tl.maximum(log_ratio, -80.0), 80.0), 0.0)
+
+    scores = tl.where(inside & alive(log_theta, log_teacher, whose), tilt(log_theta, log_teacher, alpha), float("-inf"))
+    if GREEDY:
+        place = tile_likeliest(scores, TILE)
+    else:
+        number = uniform(seed, key, position)
+        place = tile_draw(tl.exp(scores - log_total), number, TILE)
+    token = tl.sum(tl.where(at == place, ids, 0), 0)
+    if ROWS:
+        if whole:
+            if GREEDY:
+                token = row_likeliest(
+                    theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, per_nat,
+                    least_teacher, alpha, BLOCK,
+                )  # fmt: skip
+            else:
+                token = row_draw(
+                    theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, sum_top,
+                    scale, per_nat, least_teacher, whose, alpha, log_total, number, BLOCK,
+                )  # fmt: skip
+    drawn_theta = (tl.load(theta + token).to(tl.float64) - theta_top.to(tl.float64)) * per_nat
+    drawn_teacher = (tl.load(teacher + token).to(tl.float64) - teacher_top.to(tl.float64)) * per_nat
+
+    tl.store(tokens, token.to(tl.int64))
+    tl.store(figures + 0, alpha)
+    tl.store(figures + 1, kl_theta)
+    tl.store(figures + 2, kl_teacher)
+    tl.store(figures + 3, tl.abs(kl_theta - kl_teacher))
+    tl.store(figures + 4, js)
+    tl.store(figures + 5, tl.minimum(overlap_mass, 1.0))
+    tl.store(figures + 6, overlap_count.to(tl.float64))
+    tl.store(figures + 7, num_live.to(tl.float64))
+    tl.store(figures + 8, -mean_q)
+    tl.store(figures + 9, tl.exp(log_ratio))
+    tl.store(figures + 10, log_total - tilt(theta_log, teacher_log, alpha))
+    tl.store(figures + 11, tilt(drawn_theta, drawn_teacher, alpha) - log_total)
+    tl.store(figures + 12, drawn_theta - theta_log)
+    tl.store(figures + 13, drawn_teacher - teacher_log)
+    tl.store(figures + 14, zero)
+    tl.store(figures + 15, zero)
+    tl.store(figures + 16, tl.where(forced, 1.0, tl.where(fallback, 2.0, 0.0)).to(tl.float64))
+    tl.store(figures + 17, zero + 1.0)
+    tl.store(figures + 18, (least_seen < least_teacher).to(tl.float64))
+    tl.store(figures + 19, unstable.to(tl.float64))

@@ -1,0 +1,173 @@
+"""Rows that the kernel is tried on.
+
+    TRITON_INTERPRET=1 python -m tests.sampling.kernels.cases FILE
+
+draws all of them with the kernel and saves tokens with figures. A process of its own, because Triton looks at that
+variable once, when it is imported, and vLLM imports it in other tests.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sampling import MixtureConfig, SamplingConfig
+from sampling.config import PresetName
+from sampling.kernels.launch import DEFAULT_TILES, Tiles, draw
+
+NUM_IDS = 300
+INF = math.inf
+SMALL_TILES = Tiles(block=64, row_block=64, small=16, listed=64, num_warps=1)  # lists overflow, rows have many blocks
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Rows with their settings."""
+
+    name: str
+    theta: Tensor
+    teacher: Tensor
+    mixture: MixtureConfig
+    sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(seed=2**40 + 5))
+    num_ids: int = NUM_IDS
+    first: bool = False
+    tiles: Tiles = SMALL_TILES
+
+    @property
+    def positions(self) -> Tensor:
+        """Every row's place in its completion."""
+        return torch.zeros(len(self.theta), dtype=torch.int64) if self.first else torch.arange(1, len(self.theta) + 1)
+
+    @property
+    def keys(self) -> Tensor:
+        """Every row's key: all 63 bits are used."""
+        return torch.arange(len(self.theta)) * 0x1234_5678_9ABC_DEF + 77
+
+
+def noise(seed: int, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def pair(seed: int, scale: float, rows: int = 2, width: int = NUM_IDS) -> tuple[Tensor, Tensor]:
+    """Two rows' logits that have half in common; columns past `width` are padding that must not be read."""
+    theta = noise(seed, rows, width + 20) * scale
+    teacher = noise(seed + 1, rows, width + 36) * scale
+    teacher[:, : width + 20] += theta / 2
+    theta[:, width:], teacher[:, width:] = 100.0, math.nan
+    return theta, teacher
+
+
+def settings(preset: PresetName, **overrides: Any) -> MixtureConfig:
+    return MixtureConfig.preset(preset, **overrides)
+
+
+def with_holes() -> tuple[Tensor, Tensor]:
+    """Every fourth id is unknown to theta, every fifth to the teacher; one of them would be its likeliest."""
+    theta, teacher = pair(30, 3.0)
+    teacher[:, 8] = 20.0
+    theta[:, ::4], teacher[:, ::5] = -INF, -INF
+    return theta, teacher
+
+
+def one_hots() -> tuple[Tensor, Tensor]:
+    """Each side alone, both on one id, both on two ids: the last two rows share nothing."""
+    theta, teacher = pair(31, 2.0, rows=5)
+    for row, side, place in ((0, theta, 7), (1, teacher, 200), (2, theta, 9), (2, teacher, 9), (3, theta, 1)):
+        side[row, :NUM_IDS] = -INF
+        side[row, place] = 0.5
+    teacher[3, :NUM_IDS] = -INF
+    teacher[3, 2] = 1.0
+    theta[4, :150], teacher[4, 150:NUM_IDS] = -INF, -INF
+    return theta, teacher
+
+
+def unusable() -> tuple[Tensor, Tensor]:
+    """NaN, +inf, all −inf, on either side; the last row is sound."""
+    theta, teacher = pair(32, 2.0, rows=7)
+    for place, value in enumerate((math.nan, INF, -INF)):
+        for row, side in ((2 * place, theta), (2 * place + 1, teacher)):
+            side[row, 5 if value != -INF else slice(None)] = value
+    return theta, teacher
+
+
+def cases() -> list[Case]:
+    """All of them; the same at every call."""
+    bf16 = torch.bfloat16
+    presets: tuple[PresetName, ...] = ("balanced", "exploratory")
+    found: list[Case] = []
+
+    def add(name: str, rows: tuple[Tensor, Tensor], mixture: MixtureConfig, dtype: Any = bf16, **more: Any) -> None:
+        theta, teacher = rows
+        types = dtype if isinstance(dtype, tuple) else (dtype, dtype)
+        found.append(Case(name, theta.to(types[0]), teacher.to(types[1]), mixture, **more))
+
+    for method in ("kl_symmetry", "ess_balance", "entropy", "fixed"):
+        for preset in presets:
+            add(
+                f"{method}, {preset}",
+                pair(1, 4.0),
+                settings(preset, alpha_method=method, alpha=0.3, auto_fallback=False),
+            )
+    for method in ("kl_symmetry", "ess_balance"):
+        add(f"{method}, support larger than the list", pair(3, 0.4), settings("balanced", alpha_method=method))
+    add("float32", pair(5, 3.0), settings("balanced", auto_fallback=False), torch.float32)
+    add("float32, whole", pair(5, 3.0), settings("exploratory"), torch.float32)
+    add("float16 beside bfloat16", pair(6, 3.0), settings("balanced"), (torch.float16, bf16))
+    add("conservative", pair(7, 3.0, rows=3), settings("conservative"))
+    add("unstable, only counted", pair(8, 3.0), settings("balanced", stability_threshold_js=0.01, auto_fallback=False))
+    add("unstable, whole", pair(8, 3.0), settings("exploratory", stability_check=True, stability_threshold_js=0.01))
+    add("little overlap", pair(9, 3.0, 1), settings("balanced", stability_threshold_overlap=0.99))
+    add("forced", pair(10, 3.0, 1), settings("balanced"), first=True)
+    add("first, not forced", pair(10, 3.0, 1), settings("balanced", force_first_token=False), first=True)
+    for temperature in (0.0, 0.7, 1.5):
+        for preset in presets:
+            sampling = SamplingConfig(temperature=temperature, seed=3)
+            add(f"temperature {temperature}, {preset}", pair(11, 3.0, 1), settings(preset), sampling=sampling)
+    for preset in presets:
+        ties = tuple(side.round() for side in pair(12, 1.5))
+        add(f"ties, {preset}", ties, settings(preset), tiles=Tiles(64, 64, 16, 256, 1))  # type: ignore[arg-type]
+        add(f"ties beyond the list, {preset}", ties, settings(preset))  # type: ignore[arg-type]
+        same = torch.zeros(1, NUM_IDS), torch.zeros(1, NUM_IDS)
+        add(f"all ids alike, {preset}", same, settings(preset))
+        add(f"holes, {preset}", with_holes(), settings(preset))
+        add(f"one-hots, {preset}", one_hots(), settings(preset))
+        add(f"identical, {preset}", (pair(13, 2.0)[0],) * 2, settings(preset))
+        theta, teacher = (noise(seed, 2, 5) for seed in (14, 15))
+        add(f"five ids, {preset}", (theta, teacher), settings(preset), num_ids=5)
+        far = noise(16, 2, NUM_IDS) * 400, noise(17, 2, NUM_IDS) * 400
+        add(f"far apart, {preset}", far, settings(preset, auto_fallback=False))
+    add("holes, counted", with_holes(), settings("exploratory", auto_fallback=False))
+    add("holes, theta alone", with_holes(), settings("balanced", alpha_method="fixed", alpha=0.0, auto_fallback=False))
+    add("holes, theta alone, whole", with_holes(), settings("exploratory", alpha_method="fixed", alpha=0.0))
+    add("unusable", unusable(), settings("balanced"))
+    masked = pair(18, 2.0)
+    masked[0][:, 50:120] = torch.finfo(bf16).min
+    add("finite masks", masked, settings("exploratory", stability_check=False))
+    peaked = noise(19, 1, 151_936) * 3, noise(20, 1, 151_936) * 3
+    for preset in presets:
+        add(
+            f"151,936 ids, {preset}",
+            peaked,
+            settings(preset, auto_fallback=False),
+            num_ids=151_936,
+            tiles=DEFAULT_TILES,
+        )
+    return found
+
+
+def drawn(case: Case, device: str = "cpu") -> tuple[Tensor, Tensor]:
+    """What the kernel makes of a case, brought to the CPU."""
+    theta, teacher = case.theta.to(device), case.teacher.to(device)
+    positions, keys = case.positions.to(device), case.keys.to(device)
+    tokens, figures = draw(theta, teacher, positions, keys, case.num_ids, case.mixture, case.sampling, case.tiles)
+    return tokens.cpu(), figures.cpu()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    torch.save({case.name: drawn(case) for case in cases()}, sys.argv[1])
