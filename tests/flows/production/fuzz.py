@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from flows.produce import run_produce
 from tasks.durable import read_json
@@ -26,6 +27,7 @@ from tests.flows.production.long_run import LongRun, engines_of, in_a_hurry, is_
 from tests.tiny import make_pair
 
 MAX_PAUSE_S = 20.0  # between two kills; a fresh engine samples after 15 s
+START_S = 60.0  # from asking for a run to its lock
 OVER = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
@@ -49,6 +51,7 @@ def main() -> None:
             config = long_config(folder / "run", models, run_on="deployment")
             publish = config.publish.model_copy(update={"version": f"v{version}"})
             run = LongRun.of(services, config.model_copy(update={"publish": publish}))
+            run.flow_run = run.start()
             fuzz(run, chance, killed, args.kills)
             run = LongRun(services, in_a_hurry(run.config), run.folder)
             while not run.folder.published.exists():
@@ -62,9 +65,12 @@ def main() -> None:
 
 def fuzz(run: LongRun, chance: random.Random, killed: Counter[str], num_kills: int) -> None:
     """Until the run has published, or there have been kills enough."""
+    started = time.monotonic()
     while killed.total() < num_kills and not run.folder.published.exists():
-        if not run.flow_run or run.state(run.flow_run)["type"] in OVER:
-            run.flow_run = run.start()
+        # One whose worker was killed with it stays Running in Prefect for good.
+        is_lost = time.monotonic() - started > START_S and parent_of(run) is None
+        if is_lost or run.state(run.flow_run)["type"] in OVER:
+            run.flow_run, started = run.start(), time.monotonic()
         time.sleep(chance.uniform(0.0, MAX_PAUSE_S))
         kind = kill_something(run, chance)
         killed[kind] += 1
@@ -73,15 +79,21 @@ def fuzz(run: LongRun, chance: random.Random, killed: Counter[str], num_kills: i
         )
 
 
+def parent_of(run: LongRun) -> int | None:
+    """The pid of the run that waits for the others, None while it does not live."""
+    holder = read_json(run.folder.work / "holder.json")
+    return int(holder["pid"]) if holder is not None and is_alive(holder["pid"]) else None
+
+
 def kill_something(run: LongRun, chance: random.Random) -> str:
     """One living process; its kind is drawn first, so that the one server and the one parent get their share."""
     services = run.services
     beats = [beat for beat in read_beats(run.folder).values() if is_alive(beat.pid)]
-    holder = read_json(run.folder.work / "holder.json")
-    living = {
+    parent = parent_of(run)
+    living: dict[str, list[Any]] = {
         "engine": [engine for beat in beats for engine in engines_of(beat.pid)],
         "run": [beat.pid for beat in beats],
-        "parent": [holder["pid"]] if holder is not None and is_alive(holder["pid"]) else [],
+        "parent": [parent] if parent is not None else [],
         "worker": list(services.workers),
         "server": [0],
     }
