@@ -3,7 +3,7 @@
     python -m tests.flows.production.fuzz --kills 50 --seed 0
 
 A server, two workers that sample and one that waits, real engines: whatever is killed is started again, as a machine's
-service manager would. 50 kills take about half an hour on two cores.
+service manager would. 50 kills take a quarter of an hour on two cores.
 """
 
 from __future__ import annotations
