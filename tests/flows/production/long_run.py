@@ -31,7 +31,7 @@ Tokens = dict[tuple[str, int], tuple[int, ...]]
 
 
 def long_config(folder: Path, models: tuple[Path, Path], **shards: Any) -> PipelineConfig:
-    """NUM_SHARDS shards of 30 completions, one in flight: some minutes of two engines. Many in flight: half a minute."""
+    """Shards of 30 completions, one in flight: minutes of two engines; many in flight: less than one of one engine."""
     config = config_of(folder, models)
     rows = [{"question": f"Tom has {i} shells. How many?", "answer": f"#### {i}"} for i in range(NUM_ROWS)]
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
