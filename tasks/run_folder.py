@@ -18,7 +18,7 @@ from sampling.errors import OutputError
 from tasks.config import PipelineConfig
 from tasks.durable import output_errors, read_json, sha256_of, sync, write_json
 from tasks.identity import Identity, differing_keys, run_id_of
-from tasks.shard_folder import UNSHARED, ShardFolder
+from tasks.shard_folder import FAILURE, SUMMARY, TABLE, UNSHARED, ShardFolder
 from tasks.store.scratch import process_scratch
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ class RunFolder:
             names = list(self.mirror.listing(self.shards))
         else:
             names = [f"{path.parent.name}/{path.name}" for path in self.shards.glob("*/*.json")]
-        return {int(name[:5]) for name in names if name[6:] in ("shard.json", "failure.json")}
+        return {int(name[:5]) for name in names if name[6:] in (SUMMARY, FAILURE)}
 
     def address(self, path: Path) -> str:
         """Where a path of this folder is for everybody: itself, or its URL."""
@@ -172,16 +172,11 @@ class RunFolder:
         """The same for a dataset, which exists once its manifest does; `check` raises when the run is not locked."""
         if self.mirror is None:
             return
-        manifest = folder / MANIFEST
         check()
         (self.work / KEEPING).touch()
         self.mirror.write(self.work / KEEPING, b"")  # what lies at the dataset's place from now on is this run's
         self.mirror.remove(folder)
-        aside = manifest.rename(self.work / MANIFEST)
-        self.mirror.push_tree(folder)
-        aside.rename(manifest)
-        check()
-        self.mirror.push(manifest)
+        self.mirror.push_tree(folder, MANIFEST, check)
 
     def fetch(self, folder: Path) -> None:
         """Get all of a folder, where it is in an object store."""
@@ -348,7 +343,7 @@ def _is_work(name: str) -> bool:
 
 def _is_of_the_plan(name: str) -> bool:
     """The same without what is sampled, which comes shard by shard."""
-    return _is_work(name) and "/parts/" not in name and not name.endswith("/shard.parquet")
+    return _is_work(name) and "/parts/" not in name and not name.endswith(f"/{TABLE}")
 
 
 def _is_of_the_run(name: str) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tasks.store.mirror import Mirror
 
+TABLE, SUMMARY, FAILURE = "shard.parquet", "shard.json", "failure.json"  # what a shard ends with
 LEASE = "lease.json"
 UNSHARED = {LEASE, "lock", "claim.json"}  # each machine's own, or read where it lies
 
@@ -33,12 +34,12 @@ class ShardFolder:
     @property
     def table(self) -> Path:
         """The shard's part of the dataset."""
-        return self.path / "shard.parquet"
+        return self.path / TABLE
 
     @property
     def summary(self) -> Path:
         """Written last: a shard is complete when it exists."""
-        return self.path / "shard.json"
+        return self.path / SUMMARY
 
     @property
     def claim(self) -> Path:
@@ -48,7 +49,7 @@ class ShardFolder:
     @property
     def failure(self) -> Path:
         """Why the shard was given up; removed when the run is started again."""
-        return self.path / "failure.json"
+        return self.path / FAILURE
 
     def keep(self, file: Path) -> None:
         """Make a file count that is written: copy it to the object store, where there is one."""
@@ -64,8 +65,7 @@ class ShardFolder:
     def fetch_outcome(self) -> None:
         """The same of what a shard ends with."""
         if self.mirror is not None:
-            outcome = {self.table.name, self.summary.name, self.failure.name}
-            self.mirror.pull(self.path, lambda name: name in outcome)
+            self.mirror.pull(self.path, lambda name: name in (TABLE, SUMMARY, FAILURE))
 
     def forget(self, file: Path) -> None:
         """Remove a file of what earlier runs have written, everywhere."""

@@ -52,12 +52,16 @@ class Mirror:
         """Copy a local file to the store, where it is then whole, or as it was before when this raises."""
         self.store.upload(path, self.name(path))
 
-    def push_tree(self, folder: Path, last: str | None = None) -> None:
-        """Copy every file of a folder; the one named `last`, relative to it, when all others are there."""
+    def push_tree(self, folder: Path, last: str | None = None, check: Callable[[], None] = lambda: None) -> None:
+        """Copy every file of a folder; the one named `last`, relative to it, when all others are there.
+
+        `check` is called before the last one, and may raise.
+        """
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         final = [folder / last] if last is not None else []
         _in_parallel(self.push, [path for path in files if path not in final])
         for path in final:
+            check()
             self.push(path)
 
     def pull(self, folder: Path, wanted: Callable[[str], bool] | None = None) -> list[Path]:
