@@ -117,7 +117,8 @@ def _engine(build: str) -> Iterator[Finding]:
     """Imports vLLM, then samples from the demo's models: nothing less proves that its insides fit."""
     try:
         with quiet():
-            from sampling.vllm_engine import TESTED_VERSIONS, device_type
+            from sampling.vllm_engine import TESTED_VERSIONS
+            from sampling.vllm_options import device_type
 
             device = device_type()
     except Exception as error:  # whatever a broken installation raises

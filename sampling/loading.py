@@ -8,7 +8,8 @@ from sampling.config import EngineConfig, ModelConfig
 from sampling.engine import LockstepEngine
 from sampling.memory import context_length, plan_memory
 from sampling.models import eos_ids, weights_bytes
-from sampling.vllm_engine import VllmEngine, device_type, limit_threads
+from sampling.vllm_engine import VllmEngine
+from sampling.vllm_options import device_type, limit_threads
 from sampling.vocabulary import check_vocabularies, load_tokenizer
 
 Tokenizers = tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]

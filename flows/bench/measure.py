@@ -83,7 +83,7 @@ def prompts(job: Job, wave: int) -> Prompts:
 def _alone(job: Job) -> Draw:
     """Plain vLLM with the options, the threads and the KV cache that lockstep gives this model."""
     from sampling.memory import context_length, plan_memory
-    from sampling.vllm_engine import device_type, limit_threads, llm_options
+    from sampling.vllm_options import device_type, limit_threads, llm_options
 
     limit_threads(weights_bytes(job.theta) + weights_bytes(job.teacher))
     from vllm import LLM, SamplingParams

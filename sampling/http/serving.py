@@ -172,7 +172,7 @@ def _commands(config: ServingConfig) -> tuple[list[str], list[str], int | None]:
     """Theta's command line, the teacher's, the threads of each on a CPU. Raises what checking the pair raises."""
     from sampling.memory import plan_memory
     from sampling.models import weights_bytes
-    from sampling.vllm_engine import SMALL_MODEL_BYTES, device_type
+    from sampling.vllm_options import SMALL_MODEL_BYTES, device_type
     from sampling.vocabulary import check_vocabularies, load_tokenizer
 
     theta, teacher = config.theta, config.teacher
@@ -191,7 +191,7 @@ def _commands(config: ServingConfig) -> tuple[list[str], list[str], int | None]:
 def _command(config: ServingConfig, model: ModelConfig, port: int, kv_cache_bytes: int, on_cpu: bool) -> list[str]:
     from sampling.memory import context_length
     from sampling.models import load_config
-    from sampling.vllm_engine import llm_options
+    from sampling.vllm_options import llm_options
 
     engine = config.engine
     options = {

@@ -11,7 +11,8 @@ import pytest
 
 from sampling import DualSampler, EngineConfig, ModelConfig
 from sampling.errors import LockstepError, ModelError, UnsupportedVllmError
-from sampling.vllm_engine import VllmEngine, _inside, device_type
+from sampling.vllm_engine import VllmEngine, _inside
+from sampling.vllm_options import device_type
 from tests.sampling.conftest import lockstep
 
 

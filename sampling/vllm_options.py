@@ -1,0 +1,56 @@
+"""What vLLM is told of a model, of threads."""
+
+from __future__ import annotations
+
+import sampling.environment  # noqa: F401  isort: skip  (vLLM reads its environment at import)
+
+from typing import Any
+
+import torch
+
+from sampling.config import EngineConfig, ModelConfig
+from sampling.models import model_folder
+
+SMALL_MODEL_BYTES = 64 << 20
+set_num_threads = torch.set_num_threads  # vLLM's CPU worker replaces torch's own by one that does nothing
+
+
+def limit_threads(num_weights_bytes: int) -> None:
+    """Run models too small to share out on one CPU thread.
+
+    Threads that wait for each other at every one of a tiny model's operations cost more than they bring: on two
+    cores with other work, 149 steps of a 0.4 MB pair took 32 s on two threads, 2.5 s on one.
+    """
+    if device_type() == "cpu" and num_weights_bytes < SMALL_MODEL_BYTES:
+        set_num_threads(1)
+
+
+def device_type() -> str:
+    """'cuda' or 'cpu': where this vLLM runs models."""
+    from vllm.platforms import current_platform
+
+    return str(current_platform.device_type)
+
+
+def llm_options(model: ModelConfig, engine: EngineConfig, max_model_len: int, kv_cache_bytes: int) -> dict[str, Any]:
+    """What vLLM's LLM is given for a model, one that is measured alone too (flows/bench). Raises ModelError."""
+    on_cpu = device_type() == "cpu"
+    return {
+        "model": str(model_folder(model)),
+        "skip_tokenizer_init": True,
+        "load_format": "safetensors" if model.has_weights else "dummy",
+        "dtype": "float32" if model.dtype == "auto" and on_cpu else model.dtype,
+        "quantization": model.quantization,
+        "trust_remote_code": model.trust_remote_code,
+        "max_model_len": max_model_len,
+        "max_num_seqs": engine.max_num_seqs,
+        # whole prompts alone are admitted, so the budget must hold the longest; vLLM wants a token a row
+        "max_num_batched_tokens": max(engine.max_num_batched_tokens, max_model_len, engine.max_num_seqs),
+        "kv_cache_memory_bytes": kv_cache_bytes,
+        # at start-up vLLM wants this share to be free, which beside the other engine it is not; the plan decided the
+        # cache's size above
+        "gpu_memory_utilization": 0.01,
+        "enable_prefix_caching": engine.enable_prefix_caching,
+        "enforce_eager": on_cpu,
+        "disable_log_stats": True,
+    }
