@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -95,8 +95,16 @@ class ModelConfig(Frozen):
         "auto", description="Weights' precision; 'auto' is float32 on a CPU, the model's own on a GPU."
     )
     quantization: str | None = Field(None, description="A quantisation method that vLLM has, e.g. 'fp8'.")
+    lora: str | None = Field(None, description="A LoRA adapter on it, as PEFT saves one: a local folder or a Hub id.")
+    lora_revision: str | None = Field(None, description="Branch, tag or commit of a Hub adapter.")
     trust_remote_code: bool = Field(False, description="Run code that the model's repository ships.")
     max_model_len: int | None = Field(None, ge=8, description="Context, tokens; default: the model's own.")
+    tensor_parallel_size: int = Field(1, ge=1, description="GPUs that the model is split over, a process each.")
+    devices: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+        None,
+        description="Its GPUs, as this process counts them; default: the first while each model takes one, else theirs"
+        " side by side. On a CPU: numbers of processes, of which 0 is this one.",
+    )
     kv_cache_memory_bytes: int | None = Field(
         None, ge=1 << 20, description="KV cache of this model; default: planned for the pair."
     )
@@ -105,6 +113,29 @@ class ModelConfig(Frozen):
         description="Served elsewhere by vLLM: its address, or its replicas'; `model` gives the tokenizer.",
     )
     served_name: str | None = Field(None, description="The name it is served by; default: the last part of `model`.")
+
+    @model_validator(mode="after")
+    def _adapters_are_loaded_here(self) -> Self:
+        if self.lora is not None and self.url:
+            raise ValueError(
+                f"lora {self.lora!r} beside url {self.urls[0]!r}: a server applies its own adapters; start it with"
+                " --enable-lora --lora-modules NAME=FOLDER, and give that name as served_name"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _devices_are_as_many_as_parts(self) -> Self:
+        number = self.tensor_parallel_size
+        if self.devices is not None and not len(self.devices) == len(set(self.devices)) == number:
+            raise ValueError(
+                f"devices {list(self.devices)} for tensor_parallel_size {number}: name {number} different ones"
+            )
+        if self.url and (self.tensor_parallel_size > 1 or self.devices is not None):
+            raise ValueError(
+                f"tensor_parallel_size or devices beside url {self.urls[0]!r}: a server is split where it is started"
+                " (vllm serve --tensor-parallel-size)"
+            )
+        return self
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -130,3 +161,6 @@ class EngineConfig(Frozen):
         0.9, gt=0.05, le=1.0, description="Share of the device's memory that the pair may use."
     )
     enable_prefix_caching: bool = Field(True, description="Reuse the KV cache of shared prompt prefixes.")
+    async_scheduling: bool | None = Field(
+        None, description="Launch a step before the last one's tokens are on the host; default: on a GPU."
+    )

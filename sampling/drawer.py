@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sampling.config import MixtureConfig, SamplingConfig
 from sampling.draw import draw_places, likeliest_places
 from sampling.errors import NonFiniteLogitsError
+from sampling.host_copy import on_device
+from sampling.kernels.launch import draw as fused_draw
+from sampling.kernels.launch import supports
 from sampling.mixture import Mixture, kl_error, mix
 from sampling.results import FALLBACK, FORCED, MIXED
 from sampling.row import FIGURES, Row
@@ -22,8 +24,9 @@ COUNTED = ("finite", "constrained", "unstable")  # travel beside FIGURES
 class Drawer:
     """Mixes, draws, counts; where the logits come from is the engine's matter."""
 
-    def __init__(self, stats: SamplingStats) -> None:
-        self._stats = stats
+    def __init__(self, stats: SamplingStats, *, fused: bool = False) -> None:
+        """`fused`: by the kernel of sampling/kernels, of the settings that it takes."""
+        self._stats, self._fused = stats, fused
 
     def draw(
         self,
@@ -34,35 +37,55 @@ class Drawer:
         ids: Tensor | None = None,  # [B, num_ids] int64: the columns' ids; None: columns are ids
         likeliest: Tensor | None = None,  # [B, num_ids] bool: see sampling.mixture.mix
     ) -> tuple[Tensor, Tensor]:
-        """Tokens [B] int64 with their figures [B, FIGURES + COUNTED] float64, both on the device."""
-        device = theta_logits.device
-        token_ids = torch.zeros(len(rows), dtype=torch.int64, device=device)
-        figures = torch.zeros(len(rows), len(FIGURES) + len(COUNTED), dtype=torch.float64, device=device)
-        for places in _by_settings(rows):
-            group = [rows[place] for place in places]
-            whole = len(group) == len(rows)  # as a rule: then no logits are copied
-            mixture_config, sampling = group[0].settings.mixture, group[0].settings.sampling
-            at = torch.tensor(places, device=device)
-            positions = torch.tensor([len(row.token_ids) for row in group], device=device)
-            keys = torch.tensor([row.key for row in group], device=device)
-            logits = (theta_logits, teacher_logits) if whole else (theta_logits[at], teacher_logits[at])
-            named = likeliest if likeliest is None or whole else likeliest[at]
-            mixture = mix(*logits, positions == 0, num_ids, mixture_config, sampling, named)
-            if sampling.temperature == 0:
-                places_drawn = likeliest_places(mixture.log_q)
-            else:
-                places_drawn = draw_places(mixture.log_q, sampling.seed, keys, positions)
-            drawn = mixture.ids.gather(-1, places_drawn[:, None])
-            figures[at] = _figures(mixture, drawn, places_drawn[:, None])
-            token_ids[at] = (drawn if ids is None else ids[at].gather(-1, drawn)).squeeze(-1)
-        return token_ids, figures
+        """Tokens [B] int64 with their figures [B, FIGURES + COUNTED] float64, both on the device.
+
+        On a GPU nothing waits for it, but where plain torch mixes (sampling/kernels/launch.py says when).
+        """
+        groups = _by_settings(rows)
+        if len(groups) == 1:  # as a rule: then no logits are copied
+            drawn = self._draw_alike(rows, theta_logits, teacher_logits, num_ids, ids, likeliest)
+        else:
+            device = theta_logits.device
+            token_ids = torch.zeros(len(rows), dtype=torch.int64, device=device)
+            figures = torch.zeros(len(rows), len(FIGURES) + len(COUNTED), dtype=torch.float64, device=device)
+            for places in groups:
+                at = on_device(places, device)
+                some = (None if tensor is None else tensor[at] for tensor in (ids, likeliest))
+                group = [rows[place] for place in places]
+                token_ids[at], figures[at] = self._draw_alike(
+                    group, theta_logits[at], teacher_logits[at], num_ids, *some
+                )
+            drawn = token_ids, figures
+        for row in rows:
+            row.num_drawn += 1
+        return drawn
+
+    def _draw_alike(
+        self,
+        rows: list[Row],
+        theta_logits: Tensor,
+        teacher_logits: Tensor,
+        num_ids: int,
+        ids: Tensor | None,
+        likeliest: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """`draw` for rows of one call."""
+        mixture, sampling = rows[0].settings.mixture, rows[0].settings.sampling
+        positions = on_device([row.num_drawn for row in rows], theta_logits.device)
+        keys = on_device([row.key for row in rows], theta_logits.device)
+        if self._fused and supports(mixture, sampling):
+            return fused_draw(theta_logits, teacher_logits, positions, keys, num_ids, mixture, sampling)
+        columns, figures = draw_plainly(
+            theta_logits, teacher_logits, positions, keys, num_ids, mixture, sampling, likeliest
+        )
+        return columns if ids is None else ids.gather(-1, columns[:, None]).squeeze(-1), figures
 
     def distribute(self, request_ids: list[str], rows: list[Row], token_ids: Tensor, figures: Tensor) -> list[str]:
-        """Give each row its token; returns the request ids of rows that ended."""
-        host = figures.cpu().numpy()
+        """Give each row its token, on the host; returns the request ids of rows that ended."""
+        host = figures.numpy()
         finite, constrained, unstable = host[:, -len(COUNTED) :].T > 0
-        checked = np.array([row.settings.mixture.stability_check for row in rows])
-        symmetric = np.array([row.settings.mixture.alpha_method == "kl_symmetry" for row in rows])
+        checked = np.array([row.settings.mixture.stability_check for row in rows], dtype=bool)
+        symmetric = np.array([row.settings.mixture.alpha_method == "kl_symmetry" for row in rows], dtype=bool)
         self._count(host[finite], constrained[finite], unstable[finite], checked[finite], symmetric[finite])
         finished = []
         for place, (request_id, row, token_id) in enumerate(zip(request_ids, rows, token_ids.tolist(), strict=True)):
@@ -100,12 +123,32 @@ class Drawer:
         stats.max_kl_error = max(stats.max_kl_error, float(errors.max(initial=0.0)))
 
 
-def _by_settings(rows: list[Row]) -> Iterable[list[int]]:
+def draw_plainly(
+    theta_logits: Tensor,  # [B, V_theta] any float
+    teacher_logits: Tensor,  # [B, V_teacher] any float
+    positions: Tensor,  # [B] int64; 0 is the first token
+    keys: Tensor,  # [B] int64: see sampling.draw.row_key
+    num_ids: int,
+    mixture: MixtureConfig,
+    sampling: SamplingConfig,
+    likeliest: Tensor | None = None,  # [B, num_ids] bool
+) -> tuple[Tensor, Tensor]:
+    """Columns [B] int64 drawn in plain torch, with their figures [B, FIGURES + COUNTED] float64."""
+    mixed = mix(theta_logits, teacher_logits, positions == 0, num_ids, mixture, sampling, likeliest)
+    if sampling.temperature == 0:
+        places = likeliest_places(mixed.log_q)[:, None]
+    else:
+        places = draw_places(mixed.log_q, sampling.seed, keys, positions)[:, None]
+    drawn = mixed.ids.gather(-1, places)
+    return drawn.squeeze(-1), _figures(mixed, drawn, places)
+
+
+def _by_settings(rows: list[Row]) -> list[list[int]]:
     """Places of the rows that share their settings; one group but for streams side by side."""
     groups: dict[int, list[int]] = {}
     for place, row in enumerate(rows):
         groups.setdefault(id(row.settings), []).append(place)
-    return groups.values()
+    return list(groups.values())
 
 
 def _figures(mixture: Mixture, token_ids: Tensor, places: Tensor) -> Tensor:

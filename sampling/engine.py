@@ -2,34 +2,64 @@
 
 A step: admit rows, run both models, mix their logits on the device, draw one token a row, hand the same ids to
 both engines. One thread decides everything, so there is no barrier, no timeout, nothing to dead-lock.
+
+On a GPU two steps are in flight: a step is launched before the tokens of the last one are on the host, so that
+Python's work hides behind the models'. A row whose last token may be known by its number stops in time; one that an
+EOS or a stop string ends has by then been drawn one token more, which is dropped.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import deque
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sampling.drawer import Drawer
-from sampling.row import Settings
+from sampling.host_copy import HostCopy, on_device
+from sampling.one_copy import Half
+from sampling.row import Row, Settings
 from sampling.scheduler import Scheduler
 from sampling.stats import SamplingStats
+from sampling.stopwatch import Stopwatch
 from sampling.vllm_engine import VllmEngine
+
+Model = VllmEngine | Half
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One token of each of some rows, on its way to the host."""
+
+    request_ids: list[str]
+    rows: list[Row]
+    drawn: HostCopy  # token ids [B] int64, figures [B, FIGURES + COUNTED] float64
+    watch: Stopwatch
 
 
 class LockstepEngine:
-    """Draws the next token of every running row from the mixture of two engines."""
+    """Draws the next token of every running row from the mixture of two models."""
 
-    def __init__(self, theta: VllmEngine, teacher: VllmEngine, num_ids: int, max_num_seqs: int) -> None:
+    def __init__(
+        self,
+        theta: Model,
+        teacher: Model,
+        num_ids: int,
+        max_num_seqs: int,
+        *,
+        steps_in_flight: int = 1,
+        fused: bool = False,
+    ) -> None:
         self.theta, self.teacher = theta, teacher
         self.num_ids = num_ids  # ids that both models know; columns past them are padding
         self.max_num_seqs = max_num_seqs
-        self.scheduler = Scheduler(theta, teacher, max_num_seqs)
+        self.scheduler = Scheduler(theta, teacher, max_num_seqs, one_copy=isinstance(theta, Half))
         self.stats = SamplingStats()
-        self._drawer = Drawer(self.stats)
+        self._drawer = Drawer(self.stats, fused=fused)
+        self._steps_in_flight = steps_in_flight
+        self._in_flight: deque[Step] = deque()
 
     def close(self) -> None:
         """Give both models' memory back."""
@@ -37,51 +67,81 @@ class LockstepEngine:
         self.teacher.close()
 
     def abort(self, settings: Settings) -> None:
-        """Drop all rows of one call."""
+        """Drop all rows of one call; what is in flight of them is passed over when it arrives."""
         self._release(self.scheduler.withdraw(settings))
 
     @torch.inference_mode()
     def step(self) -> None:
-        """Draw one token for every row that runs after admission; does nothing when none does."""
-        with self._timed("total_s"):
-            for request_id, row in self.scheduler.admit():
-                # one token more than needed: rows end here, never inside vLLM
-                max_tokens = row.settings.sampling.max_tokens + 1
-                self.theta.add(request_id, row.theta_prompt, max_tokens)
-                self.teacher.add(request_id, row.teacher_prompt, max_tokens)
-            running = self.scheduler.running
-            if not running:
-                return
-            with self._timed("theta_s"):
-                request_ids, theta_logits = self.theta.forward(len(running))
-            with self._timed("teacher_s"):
-                teacher_order, teacher_logits = self.teacher.forward(len(running))
-            rows = [running[request_id] for request_id in request_ids]
-            with self._timed("mixing_s"):
-                teacher_logits = _reordered(teacher_logits, teacher_order, request_ids)
-                token_ids, figures = self._drawer.draw(rows, theta_logits, teacher_logits, self.num_ids)
-            with self._timed("theta_s"):
-                self.theta.commit(token_ids)
-            with self._timed("teacher_s"):
-                self.teacher.commit(_reordered(token_ids, request_ids, teacher_order))
-            with self._timed("mixing_s"):
-                finished = self._drawer.distribute(request_ids, rows, token_ids, figures)
-            self._release(finished)
-            self.stats.num_steps += 1
+        """Launch a token for every row that runs after admission, take in the oldest that are on their way.
+
+        The latter once as many steps are in flight as may be, or nothing is left to launch.
+        """
+        start = time.perf_counter()
+        launched = self._launch()
+        if self._in_flight and (not launched or len(self._in_flight) >= self._steps_in_flight):
+            self._collect(self._in_flight.popleft())
+        self.stats.total_s += time.perf_counter() - start
+
+    def _launch(self) -> bool:
+        """Put one step in flight; False when no row wants a token."""
+        for request_id, row in self.scheduler.admit():
+            # one token more than needed: rows end here, never inside vLLM
+            max_tokens = row.settings.sampling.max_tokens + 1
+            self.theta.add(request_id, row.theta_prompt, max_tokens)
+            self.teacher.add(request_id, row.teacher_prompt, max_tokens)
+        running = self.scheduler.running
+        num_rows = sum(not row.is_drawn for row in running.values())
+        if not num_rows:
+            return False
+        watch = Stopwatch(self.theta.device)
+        watch.mark("start")
+        request_ids, theta_logits = self.theta.forward(num_rows)
+        watch.mark("theta")
+        teacher_order, teacher_logits = self.teacher.forward(num_rows)
+        watch.mark("teacher")
+        rows = [running[request_id] for request_id in request_ids]
+        teacher_logits = _reordered(teacher_logits, teacher_order, request_ids)
+        token_ids, figures = self._drawer.draw(rows, theta_logits, teacher_logits, self.num_ids)
+        watch.mark("mixing")
+        self.theta.commit(token_ids)
+        watch.mark("theta")
+        self.teacher.commit(_reordered(token_ids, request_ids, teacher_order))
+        watch.mark("teacher")
+        self._in_flight.append(Step(request_ids, rows, HostCopy(token_ids, figures), watch))
+        if drawn := [request_id for request_id, row in zip(request_ids, rows, strict=True) if row.is_drawn]:
+            self._finish(drawn)  # vLLM is not to schedule them again
+        return True
+
+    def _collect(self, step: Step) -> None:
+        """Give the rows of the oldest step in flight their tokens."""
+        token_ids, figures = step.drawn.wait()
+        watch = Stopwatch(self.theta.device)
+        watch.mark_host("start")
+        self.theta.settle()
+        watch.mark_host("theta")
+        self.teacher.settle()
+        watch.mark_host("teacher")
+        request_ids, rows = step.request_ids, step.rows
+        alive = [place for place, request_id in enumerate(request_ids) if request_id in self.scheduler.running]
+        if len(alive) < len(rows):  # an EOS of the step before, or a call that was left
+            request_ids, rows = [request_ids[place] for place in alive], [rows[place] for place in alive]
+            token_ids, figures = token_ids[alive], figures[alive]
+        self._release(self._drawer.distribute(request_ids, rows, token_ids, figures))
+        watch.mark_host("mixing")
+        for parts in (step.watch.parts(), watch.parts()):
+            self.stats.theta_s += parts.get("theta", 0.0)
+            self.stats.teacher_s += parts.get("teacher", 0.0)
+            self.stats.mixing_s += parts.get("mixing", 0.0)
+        self.stats.num_steps += 1
 
     def _release(self, request_ids: list[str]) -> None:
         if request_ids:
-            self.theta.finish(request_ids)
-            self.teacher.finish(request_ids)
+            self._finish(request_ids)
             self.scheduler.release(request_ids)
 
-    @contextmanager
-    def _timed(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            setattr(self.stats, name, getattr(self.stats, name) + time.perf_counter() - start)
+    def _finish(self, request_ids: list[str]) -> None:
+        self.theta.finish(request_ids)
+        self.teacher.finish(request_ids)
 
 
 def _reordered(values: Tensor, order: list[str], wanted: list[str]) -> Tensor:
@@ -89,4 +149,4 @@ def _reordered(values: Tensor, order: list[str], wanted: list[str]) -> Tensor:
     if order == wanted:
         return values
     places = {request_id: place for place, request_id in enumerate(order)}
-    return values[torch.tensor([places[request_id] for request_id in wanted], device=values.device)]
+    return values[on_device([places[request_id] for request_id in wanted], values.device)]

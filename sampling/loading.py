@@ -2,32 +2,82 @@
 
 from __future__ import annotations
 
+import logging
+
+import torch
 from transformers import PreTrainedTokenizerBase
 
-from sampling.config import EngineConfig, ModelConfig
-from sampling.engine import LockstepEngine
+from sampling.config import EngineConfig, MixtureConfig, ModelConfig
+from sampling.engine import LockstepEngine, Model
+from sampling.kernels.probe import disagreement
 from sampling.memory import context_length, plan_memory
-from sampling.models import eos_ids, weights_bytes
+from sampling.models import eos_ids, model_folder, weights_bytes
+from sampling.one_copy import OneCopy
 from sampling.vllm_engine import VllmEngine
 from sampling.vllm_options import device_type, limit_threads
 from sampling.vocabulary import check_vocabularies, load_tokenizer
+
+logger = logging.getLogger(__name__)
 
 Tokenizers = tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]
 
 
 def load(
-    theta: ModelConfig, teacher: ModelConfig, engine: EngineConfig
+    theta: ModelConfig, teacher: ModelConfig, engine: EngineConfig, mixture: MixtureConfig
 ) -> tuple[LockstepEngine, Tokenizers, frozenset[int]]:
-    """The engine, theta's tokenizer with the teacher's, every id that ends a completion."""
+    """The engine, theta's tokenizer with the teacher's, every id that ends a completion.
+
+    On a GPU the mixing kernel is tried with `mixture`'s settings.
+    """
     tokenizers = load_tokenizer(theta), load_tokenizer(teacher)
     num_ids = check_vocabularies(*tokenizers)
     ending = eos_ids(theta) | eos_ids(teacher)
     limit_threads(weights_bytes(theta) + weights_bytes(teacher))
-    memory = plan_memory(theta, teacher, engine, device_type())
-    theta_engine = VllmEngine(theta, engine, context_length(theta), memory.theta_bytes)
+    device = device_type()
+    if engine.async_scheduling is None:
+        engine = engine.model_copy(update={"async_scheduling": device != "cpu"})
+    models = _load_models(theta, teacher, engine, device)
+    lockstep = LockstepEngine(
+        *models,
+        num_ids,
+        engine.max_num_seqs,
+        steps_in_flight=2 if engine.async_scheduling else 1,
+        fused=device != "cpu" and _kernel_agrees(models[0].device, num_ids, mixture),
+    )
+    return lockstep, tokenizers, ending
+
+
+def _kernel_agrees(device: torch.device, num_ids: int, mixture: MixtureConfig) -> bool:
+    """Whether mixing may be the kernel's: on this device it does what plain torch does."""
+    wrong = disagreement(device, num_ids, mixture)
+    if wrong is not None:
+        logger.warning("plain torch mixes, which is slower: on this device the mixing kernel gives %s", wrong)
+    return wrong is None
+
+
+def _load_models(theta: ModelConfig, teacher: ModelConfig, engine: EngineConfig, device: str) -> tuple[Model, Model]:
+    """Theta, then the teacher; one copy of the weights where they are one model."""
+    lengths = context_length(theta), context_length(teacher)
+    memory = plan_memory(theta, teacher, engine, device)
+    if is_one_model(theta, teacher):
+        # each row is two requests there, and a step must be able to prefill the longest of both
+        num_tokens = max(engine.max_num_batched_tokens, sum(lengths))
+        both = engine.model_copy(update={"max_num_seqs": 2 * engine.max_num_seqs, "max_num_batched_tokens": num_tokens})
+        copy = OneCopy(VllmEngine(teacher, both, max(lengths), memory.theta_bytes + memory.teacher_bytes), *lengths)
+        return copy.theta, copy.teacher
+    theta_engine = VllmEngine(theta, engine, lengths[0], memory.theta_bytes)
     try:
-        teacher_engine = VllmEngine(teacher, engine, context_length(teacher), memory.teacher_bytes)
+        return theta_engine, VllmEngine(teacher, engine, lengths[1], memory.teacher_bytes)
     except BaseException:
         theta_engine.close()
         raise
-    return LockstepEngine(theta_engine, teacher_engine, num_ids, engine.max_num_seqs), tokenizers, ending
+
+
+def is_one_model(theta: ModelConfig, teacher: ModelConfig) -> bool:
+    """Whether both names mean the same weights, loaded in the same way."""
+    if type(theta) is not type(teacher) or theta.urls:
+        return False
+    same = ("dtype", "quantization", "trust_remote_code")
+    return all(getattr(theta, name) == getattr(teacher, name) for name in same) and model_folder(theta).samefile(
+        model_folder(teacher)
+    )

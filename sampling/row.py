@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,7 +21,9 @@ FIGURES = tuple(TokenDiagnostics.__annotations__)
 ALPHA, MODE = FIGURES.index("alpha"), FIGURES.index("mode")
 LOGPROBS = FIGURES.index("logprob_q"), FIGURES.index("logprob_theta"), FIGURES.index("logprob_teacher")
 
-Inbox = deque["DualOutput | FailedRow | DrawnToken"]
+NUM_KEPT = 64  # tokens that a row's figures have room for at first; it doubles
+
+Inbox = deque["DualOutput | Future[DualOutput] | FailedRow | DrawnToken"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +36,7 @@ class Settings:
     tokenizer: PreTrainedTokenizerBase
     inbox: Inbox = field(default_factory=deque)
     streamed: bool = False
+    finisher: Executor | None = None  # where a finished row's text and columns are made; None: at once
 
 
 class Row:
@@ -50,18 +54,26 @@ class Row:
         self.theta_prompt, self.teacher_prompt = theta_prompt, teacher_prompt
         self.settings = settings
         self.key = row_key(row_id, sample_idx)
+        self.num_drawn = 0  # tokens; with two steps in flight the last one may not be in token_ids yet
         self.token_ids: list[int] = []
-        self._figures: list[NDArray[np.float64]] = []
+        self._figures = np.empty((NUM_KEPT, len(FIGURES)))
         watched = settings.streamed or settings.sampling.stop
         self._detokenizer = Detokenizer(settings.tokenizer) if watched else None
+
+    @property
+    def is_drawn(self) -> bool:
+        """Its last token was drawn, whatever it is."""
+        return self.num_drawn >= self.settings.sampling.max_tokens
 
     def append(self, token_id: int, figures: NDArray[np.float64]) -> bool:
         """Take a drawn token with its figures (in the order of FIGURES); True when the row is finished.
 
         A streamed token, and the output of a finished row, go to the inbox.
         """
+        if len(self.token_ids) == len(self._figures):
+            self._figures = np.concatenate([self._figures, np.empty_like(self._figures)])
+        self._figures[len(self.token_ids)] = figures
         self.token_ids.append(token_id)
-        self._figures.append(figures)
         reason: FinishReason | None = self._ends_with(token_id)
         piece, stop_at = "", None
         if self._detokenizer and reason is None:
@@ -74,7 +86,9 @@ class Row:
         if self.settings.streamed:
             self.settings.inbox.append(self._drawn(token_id, piece, figures, reason))
         elif reason is not None:
-            self.settings.inbox.append(self._output(reason, stop_at))
+            finisher = self.settings.finisher
+            output = finisher.submit(self._output, reason, stop_at) if finisher else self._output(reason, stop_at)
+            self.settings.inbox.append(output)
         return reason is not None
 
     def fail(self, error: RowError) -> None:
@@ -123,7 +137,7 @@ class Row:
             finish_reason=reason,
             num_theta_prompt_tokens=len(self.theta_prompt),
             num_teacher_prompt_tokens=len(self.teacher_prompt),
-            diagnostics=_diagnostics(np.stack(self._figures, axis=1)),
+            diagnostics=_diagnostics(self._figures[: len(self.token_ids)].T),
         )
 
 

@@ -7,6 +7,7 @@ import sampling.environment  # noqa: F401  isort: skip  (before torch, transform
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Container, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -58,6 +59,7 @@ class DualSampler:
         models = _model("theta", theta, theta_url), _model("teacher", teacher, teacher_url)
         found = _backend(models, backend)
         self._lock = threading.Lock()
+        self._finisher = ThreadPoolExecutor(1, thread_name_prefix="finisher")  # its thread starts with the first row
         self._engine: LockstepEngine | HttpEngine
         if found == "http":
             from sampling.http.connect import connect
@@ -66,7 +68,7 @@ class DualSampler:
         else:
             from sampling.loading import load
 
-            self._engine, tokenizers, self.eos_ids = load(*models, engine or EngineConfig())
+            self._engine, tokenizers, self.eos_ids = load(*models, engine or EngineConfig(), self.mixture)
         self.theta_tokenizer, self.teacher_tokenizer = tokenizers
 
     def __enter__(self) -> Self:
@@ -80,6 +82,7 @@ class DualSampler:
     def close(self) -> None:
         """Give both models' memory back, or end every request."""
         self._engine.close()
+        self._finisher.shutdown()
 
     @property
     def stats(self) -> SamplingStats:
@@ -106,10 +109,11 @@ class DualSampler:
                 with self._lock:
                     more = more and self._feed(pairs, settings)
                     self._engine.step()
-                while settings.inbox:
+                drained = not more and not self._holds(settings)
+                while settings.inbox and (drained or _is_made(settings.inbox[0])):
                     finished = settings.inbox.popleft()
                     assert not isinstance(finished, DrawnToken)
-                    yield finished
+                    yield finished.result() if isinstance(finished, Future) else finished
         finally:
             with self._lock:
                 self._engine.abort(settings)
@@ -192,6 +196,7 @@ class DualSampler:
             eos_ids=self.eos_ids,
             tokenizer=self.teacher_tokenizer,
             streamed=streamed,
+            finisher=self._finisher,
         )
 
     def _feed(self, pairs: Iterator[tuple[DualPrompt, int]], settings: Settings) -> bool:
@@ -219,6 +224,10 @@ class DualSampler:
     def _holds(self, settings: Settings) -> bool:
         scheduler = self._engine.scheduler
         return any(row.settings is settings for row in (*scheduler.waiting, *scheduler.running.values()))
+
+
+def _is_made(finished: object) -> bool:
+    return not isinstance(finished, Future) or finished.done()
 
 
 def _model(name: str, model: str | ModelConfig | None, url: str | Sequence[str] | None) -> ModelConfig:

@@ -7,7 +7,7 @@ can hold it to its last token beside all that run: then neither engine ever spli
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from sampling.errors import PromptTooLongError, RowCapacityError
@@ -27,12 +27,14 @@ class Side(Protocol):
 class Scheduler:
     """The rows that wait, and those that run."""
 
-    def __init__(self, theta: Side, teacher: Side, max_num_seqs: int) -> None:
+    def __init__(self, theta: Side, teacher: Side, max_num_seqs: int, *, one_copy: bool = False) -> None:
+        """`one_copy`: both sides are one engine's, which then bears the costs of both."""
         self.waiting: deque[Row] = deque()
         self.running: dict[str, Row] = {}  # by request id, in order of admission
         self._sides = (theta, teacher)
         self._max_num_seqs = max_num_seqs
-        self._free = [theta.num_blocks, teacher.num_blocks]
+        self._engines = (theta,) if one_copy else (theta, teacher)
+        self._free = [engine.num_blocks for engine in self._engines]
         self._taken: dict[str, tuple[int, ...]] = {}
         self._num_admitted = 0
 
@@ -46,10 +48,12 @@ class Scheduler:
                     f"row {row.id}: {name}'s prompt has {len(prompt)} tokens, {total} with max_tokens"
                     f" {max_tokens}; its context is {side.max_model_len}; shorten the prompt or lower max_tokens"
                 )
-            if side.num_blocks_for(total) > side.num_blocks:
+        names = ("theta", "teacher") if len(self._engines) == 2 else ("theta and teacher",)
+        for name, engine, blocks in zip(names, self._engines, self._blocks(row), strict=True):
+            if blocks > engine.num_blocks:
                 raise RowCapacityError(
-                    f"row {row.id}: {total} tokens take {side.num_blocks_for(total)} blocks of {name}'s KV cache,"
-                    f" which has {side.num_blocks}; raise kv_cache_memory_bytes or lower max_tokens"
+                    f"row {row.id}: prompt and {max_tokens} tokens take {blocks} blocks of {name}'s KV cache,"
+                    f" which has {engine.num_blocks}; raise kv_cache_memory_bytes or lower max_tokens"
                 )
 
     def add(self, row: Row) -> None:
@@ -66,11 +70,12 @@ class Scheduler:
 
     def admit(self) -> list[tuple[str, Row]]:
         """Move the rows that may start now from waiting to running; returns them with new request ids."""
-        budgets = [side.max_num_batched_tokens - len(self.running) for side in self._sides]
+        decoding = self._per_engine((len(self.running), len(self.running)))
+        budgets = [engine.max_num_batched_tokens - num for engine, num in zip(self._engines, decoding, strict=True)]
         admitted = []
         while self.waiting and len(self.running) < self._max_num_seqs:
             row = self.waiting[0]
-            costs = [len(prompt) for prompt in _prompts(row)]
+            costs = self._per_engine([len(prompt) for prompt in _prompts(row)])
             blocks = self._blocks(row)
             if any(_exceeds(costs, budgets)) or any(_exceeds(blocks, self._free)):
                 break
@@ -81,6 +86,7 @@ class Scheduler:
             self._num_admitted += 1
             self.running[request_id], self._taken[request_id] = row, blocks
             admitted.append((request_id, row))
+        assert self.running or not self.waiting, "a row that fits no empty engine passed the check"
         return admitted
 
     def release(self, request_ids: Iterable[str]) -> None:
@@ -92,10 +98,16 @@ class Scheduler:
 
     def _blocks(self, row: Row) -> tuple[int, ...]:
         max_tokens = row.settings.sampling.max_tokens
-        return tuple(
-            side.num_blocks_for(len(prompt) + max_tokens)
-            for side, prompt in zip(self._sides, _prompts(row), strict=True)
+        return self._per_engine(
+            [
+                side.num_blocks_for(len(prompt) + max_tokens)
+                for side, prompt in zip(self._sides, _prompts(row), strict=True)
+            ]
         )
+
+    def _per_engine(self, costs: Sequence[int]) -> tuple[int, ...]:
+        """What theta's side costs with what the teacher's does, by engine."""
+        return tuple(costs) if len(self._engines) == len(costs) else (sum(costs),)
 
 
 def _prompts(row: Row) -> tuple[tuple[int, ...], tuple[int, ...]]:

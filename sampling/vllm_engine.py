@@ -3,13 +3,15 @@
 Everything that touches vLLM's insides is here. Used of it, with the V1 model runner, in one process:
 `EngineCore.scheduler` (add_request, schedule, update_from_output, finish_requests), `EngineCore.model_executor`
 (execute_model, sample_tokens), and of the model runner `execute_model_state.logits`, `input_batch.req_ids`,
-`discard_request_mask`, with `_sample` replaced by the tokens that lockstep has drawn.
+`discard_request_mask`, with `_sample` replaced by the tokens that lockstep has drawn. With two steps in flight also
+vLLM's asynchronous scheduling: `AsyncScheduler`, the runner's `use_async_scheduling`, futures of `sample_tokens`.
 """
 
 from __future__ import annotations
 
 import sampling.environment  # noqa: F401  isort: skip  (vLLM reads its environment at import)
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,23 +21,30 @@ from torch import Tensor
 from sampling.config import EngineConfig, ModelConfig
 from sampling.errors import DualSamplingError, LockstepError, ModelError, UnsupportedVllmError
 from sampling.models import first_line
-from sampling.vllm_options import llm_options, set_num_threads
+from sampling.vllm_options import device_type, llm_options, set_num_threads
 
 TESTED_VERSIONS = ("0.26.0", "0.32.0")  # on an H200, by this design's prototype; on CPU, by the tests
+
+ASYNC_SCHEDULER = "vllm.v1.core.sched.async_scheduler.AsyncScheduler"
 
 
 class VllmEngine:
     """A model loaded by vLLM that stops at its logits and takes the tokens it is given.
 
-    A step is `forward`, then `commit`. Raises ModelError when vLLM cannot load the model,
+    A step is `forward`, then `commit`, then, when its tokens are on the host, `settle`. Where the engine is
+    asynchronous, the next step's `forward` may come before that. Raises ModelError when vLLM cannot load the model,
     UnsupportedVllmError when this vLLM's insides differ from those above.
     """
 
     def __init__(self, model: ModelConfig, engine: EngineConfig, max_model_len: int, kv_cache_bytes: int) -> None:
         from vllm import LLM
 
+        self._is_async = bool(engine.async_scheduling)
+        options = llm_options(model, engine, max_model_len, kv_cache_bytes)
+        if self._is_async and device_type() == "cpu":
+            options["scheduler_cls"] = ASYNC_SCHEDULER  # vLLM turns async_scheduling off there
         try:
-            llm = LLM(**llm_options(model, engine, max_model_len, kv_cache_bytes), async_scheduling=False)
+            llm = LLM(**options, async_scheduling=self._is_async)
         except DualSamplingError:
             raise
         except Exception as error:  # vLLM raises whatever its parts raise
@@ -60,11 +69,26 @@ class VllmEngine:
         self.num_blocks: int = kv_cache.num_blocks - 1  # vLLM keeps block 0 as its null block
         self.max_model_len: int = _inside(core, "vllm_config.model_config.max_model_len")
         self.max_num_batched_tokens: int = _inside(core, "vllm_config.scheduler_config.max_num_batched_tokens")
-        self._on_cpu = torch.device(_inside(self._runner, "device")).type == "cpu"
+        self.device = torch.device(_inside(self._runner, "device"))
+        self._on_cpu = self.device.type == "cpu"
         self._num_threads = torch.get_num_threads()
         self._runner._sample = self._hand_over
+        if self._is_async:
+            self._make_async()
         self._scheduled: Any = None
         self._tokens: Tensor | None = None
+        self._committed: deque[tuple[Any, Any]] = deque()  # what was scheduled, the future of its output
+
+    def _make_async(self) -> None:
+        """On a CPU, do what vLLM does on a GPU alone: take the last step's tokens off the device.
+
+        It brings no speed there; it is how two steps in flight are proven where there is no GPU.
+        """
+        if self._on_cpu:
+            self._runner.use_async_scheduling = True
+            _replace_async_output(_inside(self._runner, "_bookkeeping_sync").__globals__)
+        if not self._runner.use_async_scheduling:
+            raise _unsupported("asynchronous scheduling for this model (async_scheduling: false does without)")
 
     def num_blocks_for(self, num_tokens: int) -> int:
         """KV cache blocks that a row of so many tokens takes at its end."""
@@ -107,9 +131,14 @@ class VllmEngine:
     def commit(self, token_ids: Tensor) -> None:
         """Append one token [B] to each request of the last `forward`, in its order."""
         self._tokens = token_ids
-        output = self._executor.sample_tokens(None)
-        self._scheduler.update_from_output(self._scheduled, output)
+        output = self._executor.sample_tokens(None, non_block=True)
+        self._committed.append((self._scheduled, output))
         self._scheduled = self._tokens = None
+
+    def settle(self) -> None:
+        """Tell vLLM's scheduler the tokens of the oldest step that was committed."""
+        scheduled, output = self._committed.popleft()
+        self._scheduler.update_from_output(scheduled, output.result())
 
     def finish(self, request_ids: Sequence[str]) -> None:
         """Free requests and their KV cache; ids that are unknown or finished are passed over."""
@@ -127,6 +156,22 @@ class VllmEngine:
 
         assert self._tokens is not None, "commit was not called"
         return SamplerOutput(sampled_token_ids=self._tokens.to(torch.int32).unsqueeze(-1), logprobs_tensors=None)
+
+
+def _replace_async_output(module: dict[str, Any]) -> None:
+    """Put an output without CUDA streams into vLLM's module of the model runner."""
+    from vllm.v1.outputs import AsyncModelRunnerOutput
+
+    class HostOutput(AsyncModelRunnerOutput):  # type: ignore[misc]
+        def __init__(self, model_runner_output: Any, sampled_token_ids: Tensor, **_: Any) -> None:
+            self._output = model_runner_output
+            self.sampled_token_ids_cpu, self.async_copy_ready_event = sampled_token_ids, None
+
+        def get_output(self) -> Any:
+            self._output.sampled_token_ids = self.sampled_token_ids_cpu.tolist()
+            return self._output
+
+    module["AsyncGPUModelRunnerOutput"] = HostOutput
 
 
 def _inside(root: Any, path: str) -> Any:

@@ -9,6 +9,7 @@ import pytest
 
 from sampling import DualSampler, EngineConfig, ModelConfig
 from sampling.engine import LockstepEngine
+from sampling.vllm_engine import VllmEngine
 
 MAX_MODEL_LEN = 256
 NUM_IDS = 257
@@ -18,6 +19,13 @@ def lockstep(sampler: DualSampler) -> LockstepEngine:
     """The engine of a sampler whose models are loaded here."""
     assert isinstance(sampler._engine, LockstepEngine)
     return sampler._engine
+
+
+def theta_engine(sampler: DualSampler) -> VllmEngine:
+    """Theta's engine where it has one of its own, in this process."""
+    engine = lockstep(sampler).theta
+    assert isinstance(engine, VllmEngine)
+    return engine
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from sampling import DualSampler, EngineConfig, ModelConfig
 from sampling.errors import LockstepError, ModelError, UnsupportedVllmError
 from sampling.vllm_engine import VllmEngine, _inside
 from sampling.vllm_options import device_type
-from tests.sampling.conftest import lockstep
+from tests.sampling.conftest import theta_engine
 
 
 def test_missing_insides_name_this_vllm_and_those_tested() -> None:
@@ -24,15 +24,15 @@ def test_missing_insides_name_this_vllm_and_those_tested() -> None:
 
 
 def test_a_vllm_without_the_replaced_sampler_is_refused(sampler: DualSampler, monkeypatch: pytest.MonkeyPatch) -> None:
-    runner = type(lockstep(sampler).theta._runner)
-    monkeypatch.delattr(lockstep(sampler).theta._runner, "_sample")
+    runner = type(theta_engine(sampler)._runner)
+    monkeypatch.delattr(theta_engine(sampler)._runner, "_sample")
     monkeypatch.delattr(runner.__mro__[1], "_sample")
     with pytest.raises(UnsupportedVllmError, match="_sample"):
-        lockstep(sampler).theta._attach()
+        theta_engine(sampler)._attach()
 
 
 def test_a_row_that_vllm_does_not_schedule_is_noticed(sampler: DualSampler) -> None:
-    engine = lockstep(sampler).theta
+    engine = theta_engine(sampler)
     with pytest.raises(LockstepError, match="scheduled 0 of 1 rows"):
         engine.forward(1)
 

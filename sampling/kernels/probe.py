@@ -1,0 +1,59 @@
+"""The trial of the kernel on the device that it is to run on."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sampling.config import MixtureConfig, SamplingConfig
+from sampling.drawer import draw_plainly
+from sampling.kernels.launch import COLUMNS, DEFAULT_TILES, Tiles, draw
+
+SCALES = (0.04, 1.0, 2.0, 4.0)  # of a row's logits: from nearly even, as dummy weights give, to peaked
+TOLERANCE = 1e-5  # of 1 + the figure's size
+# of equally likely ids, of which bfloat16 makes many, torch counts any to the top k, the kernel the lowest
+TIED = ("overlap_mass", "overlap_count")
+SEED = 20
+
+
+def disagreement(
+    device: torch.device, num_ids: int, mixture: MixtureConfig, tiles: Tiles = DEFAULT_TILES
+) -> str | None:
+    """What the kernel draws or measures otherwise than plain torch on random logits; None when nothing.
+
+    It also compiles the kernel for these settings, which is then done before the first row.
+    """
+    theta, teacher = (logits.to(device) for logits in _logits(num_ids))
+    positions = torch.arange(len(theta), device=device)
+    keys = positions * 7919
+    sampling = SamplingConfig(seed=SEED)
+    try:
+        ours, plain = (
+            draws(theta, teacher, positions, keys, num_ids, mixture, sampling, **how)
+            for draws, how in ((draw, {"tiles": tiles}), (draw_plainly, {}))
+        )
+        return _difference(ours, plain)
+    except Exception as error:  # whatever Triton's compiler or the driver says
+        return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error).strip() else ''}"
+
+
+def _logits(num_ids: int) -> tuple[Tensor, Tensor]:
+    """Rows [B, num_ids] bfloat16 that have half in common; in the last one the first half of the ids is impossible."""
+    generator = torch.Generator().manual_seed(SEED)
+    scales = torch.tensor([*SCALES, 2.0])[:, None]
+    theta, own = (torch.randn(len(scales), num_ids, generator=generator) * scales for _ in range(2))
+    teacher = theta / 2 + own / 2
+    theta[-1, : num_ids // 2] = teacher[-1, : num_ids // 2] = -torch.inf
+    return theta.bfloat16(), teacher.bfloat16()
+
+
+def _difference(ours: tuple[Tensor, Tensor], plain: tuple[Tensor, Tensor]) -> str | None:
+    tokens, figures = (part.cpu() for part in ours)
+    plain_tokens, plain_figures = (part.cpu() for part in plain)
+    if not torch.equal(tokens, plain_tokens):
+        return f"tokens {tokens.tolist()} instead of {plain_tokens.tolist()}"
+    for place, name in enumerate(COLUMNS):
+        found, expected = figures[:, place], plain_figures[:, place]
+        if name not in TIED and not torch.allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE):
+            return f"{name} {found.tolist()} instead of {expected.tolist()}"
+    return None

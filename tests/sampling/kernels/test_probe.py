@@ -1,0 +1,51 @@
+"""The trial of the kernel, here in Triton's interpreter."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from sampling import MixtureConfig
+from sampling.kernels.probe import disagreement
+
+ROOT = Path(__file__).parents[3]
+# A process of its own: Triton looks at TRITON_INTERPRET once, when it is imported.
+SCRIPT = """
+import sys
+import torch
+from sampling import MixtureConfig
+from sampling.kernels import probe
+from tests.sampling.kernels.cases import SMALL_TILES
+
+kernel = probe.draw
+
+
+def spoilt(*args, **kwargs):
+    tokens, figures = kernel(*args, **kwargs)
+    figures[2, 1] += 1e-4
+    return tokens, figures
+
+
+mixture = MixtureConfig.preset("balanced", auto_fallback=False)
+for probe.draw in (kernel, spoilt):
+    print(probe.disagreement(torch.device("cpu"), 300, mixture, SMALL_TILES))
+"""
+
+
+def test_a_right_kernel_passes_and_a_figure_off_by_1e_4_does_not() -> None:
+    env = {**os.environ, "TRITON_INTERPRET": "1"}
+    command = [sys.executable, "-W", "ignore", "-c", SCRIPT]
+    ended = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    right, spoilt = ended.stdout.strip().splitlines()
+    assert right == "None"
+    assert spoilt.startswith("kl_theta [")
+
+
+def test_a_device_that_cannot_run_it_is_no_crash() -> None:
+    """Without the interpreter Triton refuses tensors on a CPU."""
+    assert disagreement(torch.device("cpu"), 300, MixtureConfig()) is not None
