@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 
+from flows.quiet import quiet
 from flows.terminal import escape
 from sampling.errors import SourceError
+from sampling.memory import plan_memory
 from sampling.vocabulary import check_vocabularies, load_tokenizer
 from tasks.config import PipelineConfig
 from tasks.rows import PreparedRow, QuarantinedRow, prepare_rows
@@ -14,9 +16,10 @@ MARGIN = "  │ "
 
 
 def dry_run(config: PipelineConfig, num_rows: int) -> None:
-    """Prints the recognised format with both prompts of the first rows, as the models will read them.
+    """Prints the recognised format with both prompts of the first rows, as the models will read them; the memory plan.
 
-    Raises SourceError when no row can be sampled, ModelError or VocabularyMismatchError as sampling would.
+    Raises SourceError when no row can be sampled, ModelError, VocabularyMismatchError or CapacityError as sampling
+    would.
     """
     theta_tokenizer, teacher_tokenizer = (
         load_tokenizer(config.models.theta),
@@ -39,7 +42,29 @@ def dry_run(config: PipelineConfig, num_rows: int) -> None:
             break
     if not num_shown:
         raise SourceError(f"no row can be sampled: {dict(reasons)}; look at source.columns and the templates")
+    if config.shards.run_on == "here":
+        _show_memory(config)
     print("\nNothing was sampled.")
+
+
+def _show_memory(config: PipelineConfig) -> None:
+    """What the pair would take of this machine, where it would be loaded on one device.
+
+    Says nothing where no vLLM is installed, which `doctor` names.
+    """
+    theta, teacher = config.models.theta, config.models.teacher
+    if any(model.urls or model.devices or model.tensor_parallel_size > 1 for model in (theta, teacher)):
+        return
+    try:
+        with quiet():
+            from sampling.loading import is_one_model
+            from sampling.vllm_options import device_type
+
+            device = device_type()
+    except ImportError:
+        return
+    shared = is_one_model(theta, teacher)
+    print(f"\nmemory: {plan_memory(theta, teacher, config.engine, device, shared=shared)}")
 
 
 def _show(number: int, row: PreparedRow) -> None:

@@ -16,6 +16,7 @@ def log_to_prefect() -> None:
     """Show our own log on Prefect's pages, each line with the task run that it comes from."""
     for name in ("flows", "tasks", "sampling"):
         ours = logging.getLogger(name)
+        ours.setLevel(logging.INFO)
         if not any(isinstance(handler, APILogHandler) for handler in ours.handlers):
             ours.addHandler(APILogHandler())
 

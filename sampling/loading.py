@@ -58,12 +58,17 @@ def _kernel_agrees(device: torch.device, num_ids: int, mixture: MixtureConfig) -
 def _load_models(theta: ModelConfig, teacher: ModelConfig, engine: EngineConfig, device: str) -> tuple[Model, Model]:
     """Theta, then the teacher; one copy of the weights where they are one model."""
     lengths = context_length(theta), context_length(teacher)
-    memory = plan_memory(theta, teacher, engine, device)
-    if is_one_model(theta, teacher):
+    shared = is_one_model(theta, teacher)
+    memory = plan_memory(theta, teacher, engine, device, shared=shared)
+    logger.info("memory: %s", memory)
+    if shared:
         # each row is two requests there, and a step must be able to prefill the longest of both
         num_tokens = max(engine.max_num_batched_tokens, sum(lengths))
         both = engine.model_copy(update={"max_num_seqs": 2 * engine.max_num_seqs, "max_num_batched_tokens": num_tokens})
-        copy = OneCopy(VllmEngine(teacher, both, max(lengths), memory.theta_bytes + memory.teacher_bytes), *lengths)
+        adapted = theta.lora is not None, teacher.lora is not None
+        model = theta if adapted[0] else teacher
+        engine_of_both = VllmEngine(model, both, max(lengths), memory.theta_bytes + memory.teacher_bytes)
+        copy = OneCopy(engine_of_both, lengths, adapted)
         return copy.theta, copy.teacher
     theta_engine = VllmEngine(theta, engine, lengths[0], memory.theta_bytes)
     try:
@@ -74,10 +79,13 @@ def _load_models(theta: ModelConfig, teacher: ModelConfig, engine: EngineConfig,
 
 
 def is_one_model(theta: ModelConfig, teacher: ModelConfig) -> bool:
-    """Whether both names mean the same weights, loaded in the same way."""
+    """Whether both names mean the same weights, loaded in the same way; one of them may have an adapter besides."""
     if type(theta) is not type(teacher) or theta.urls:
         return False
+    adapters = {(model.lora, model.lora_revision) for model in (theta, teacher) if model.lora is not None}
     same = ("dtype", "quantization", "trust_remote_code")
-    return all(getattr(theta, name) == getattr(teacher, name) for name in same) and model_folder(theta).samefile(
-        model_folder(teacher)
+    return (
+        len(adapters) <= 1
+        and all(getattr(theta, name) == getattr(teacher, name) for name in same)
+        and model_folder(theta).samefile(model_folder(teacher))
     )

@@ -1,52 +1,181 @@
-"""The plan that gives each engine its KV cache."""
+"""The plan of a device's memory, made before anything is loaded."""
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from sampling.config import EngineConfig, ModelConfig
 from sampling.errors import CapacityError
-from sampling.models import load_config, weights_bytes
+from sampling.footprint import (
+    GRAPHS_BYTES,
+    activations_bytes,
+    head_bytes,
+    kv_bytes_per_token,
+    loaded_bytes,
+    logits_bytes,
+    mixing_bytes,
+    num_columns,
+)
+from sampling.models import load_config
 
-GIB = 1 << 30
-WORKSPACE_BYTES = 4 * GIB  # activations, CUDA graphs and float64 mixing of a pair on a GPU
-CPU_SHARE = 0.3  # of a CPU machine's free memory, for both caches
-MIN_CACHE_BYTES = 16 << 20
+GIB, MIB = 1 << 30, 1 << 20
+BLOCK_TOKENS = 128  # the largest KV block that vLLM takes by itself; it keeps one more as its null block
+CPU_SHARE = 0.3  # of a CPU machine's free memory, for the caches that are sized here: others live there, too
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMemory:
+    """What one model takes of the device, bytes."""
+
+    weights_bytes: int  # 0 where they are the other model's
+    cache_bytes: int
+    row_bytes: int  # KV cache of one row of full context
+    context: int  # tokens
+    is_given: bool  # the cache's size is the user's
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of full context that the KV cache holds."""
+        blocks = -(-self.context // BLOCK_TOKENS)
+        return max(0, self.cache_bytes * blocks // self.row_bytes - 1) // blocks  # one is the null block
+
+    def with_more(self, num_rows: float) -> ModelMemory:
+        """The same with a cache for so many rows more, where its size is not given."""
+        return self if self.is_given else replace(self, cache_bytes=self.cache_bytes + int(num_rows * self.row_bytes))
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Bytes of KV cache for theta, then for the teacher."""
+    """What the models on a device take of it; `str` is the sum, for people."""
 
-    theta_bytes: int
-    teacher_bytes: int
+    models: dict[str, ModelMemory]  # theta, teacher
+    workspace: dict[str, int]  # bytes by what they are for
+    limit_bytes: int
+    limit: str  # what that is, in words
+
+    @property
+    def theta_bytes(self) -> int:
+        """Theta's KV cache."""
+        return self.models["theta"].cache_bytes
+
+    @property
+    def teacher_bytes(self) -> int:
+        """The teacher's KV cache."""
+        return self.models["teacher"].cache_bytes
+
+    @property
+    def workspace_bytes(self) -> int:
+        """What is neither weights nor KV cache."""
+        return sum(self.workspace.values())
+
+    @property
+    def total_bytes(self) -> int:
+        """All of it."""
+        models = self.models.values()
+        return self.workspace_bytes + sum(model.weights_bytes + model.cache_bytes for model in models)
 
     def __str__(self) -> str:
-        return f"KV cache: theta {self.theta_bytes / GIB:.2f} GiB, teacher {self.teacher_bytes / GIB:.2f} GiB"
+        one_copy = not all(model.weights_bytes for model in self.models.values())
+        terms = []
+        for name, model in self.models.items():
+            if model.weights_bytes:
+                terms.append(f"{'one model' if one_copy else name}'s weights {_shown(model.weights_bytes)}")
+            rows = f"{model.num_rows:,} row{'' if model.num_rows == 1 else 's'} of {model.context:,} tokens"
+            terms.append(f"{name}'s KV cache {_shown(model.cache_bytes)} ({rows})")
+        parts = ", ".join(f"{name} {_shown(size)}" for name, size in self.workspace.items())
+        terms.append(f"workspace {_shown(self.workspace_bytes)} ({parts})")
+        return f"{' + '.join(terms)} = {_shown(self.total_bytes)} of {_shown(self.limit_bytes)} {self.limit}"
 
 
-def plan_memory(theta: ModelConfig, teacher: ModelConfig, engine: EngineConfig, device: str) -> MemoryPlan:
-    """Split what the device can spare by each model's KV bytes a token, so that both hold the same rows.
+def plan_memory(
+    theta: ModelConfig | None,
+    teacher: ModelConfig | None,
+    engine: EngineConfig,
+    device: str,
+    *,
+    shared: bool = False,
+    device_bytes: int | None = None,
+) -> MemoryPlan:
+    """Give what weights and workspace leave to both KV caches, so that both hold the same rows of full context.
 
-    Never more than `max_num_seqs` rows of full context need. Raises CapacityError with the sum when the
-    pair's weights alone exceed the share of a GPU that it may use.
+    At most `max_num_seqs` of them. `shared`: the two are one model, loaded once, whose one cache is the sum of both.
+    None is a model that lies elsewhere, which has a plan of its own. `device_bytes` is what `device_memory` finds.
+    Raises CapacityError with the sum when not one row fits.
     """
-    rates = [kv_bytes_per_token(model, device) for model in (theta, teacher)]
-    needs = [
-        rate * context_length(model) * (engine.max_num_seqs + 1)
-        for rate, model in zip(rates, (theta, teacher), strict=True)
-    ]
-    spare = _spare_bytes(theta, teacher, engine, device)
-    share = min(1.0, spare / sum(needs))
-    planned = [max(MIN_CACHE_BYTES, int(need * share)) for need in needs]
-    return MemoryPlan(theta.kv_cache_memory_bytes or planned[0], teacher.kv_cache_memory_bytes or planned[1])
+    models = {name: model for name, model in (("theta", theta), ("teacher", teacher)) if model is not None}
+    device_bytes = device_memory(device) if device_bytes is None else device_bytes
+    on_cpu = device == "cpu"
+    share = engine.gpu_memory_utilization
+    plan = MemoryPlan(
+        models={
+            name: _with_one_row(model, device, counts_weights=name == "theta" or not shared)
+            for name, model in models.items()
+        },
+        workspace=_workspace(list(models.values()), engine, device, shared),
+        limit_bytes=device_bytes if on_cpu else int(device_bytes * share),
+        limit="that are free" if on_cpu else f"({share:.0%} of the GPU's {_shown(device_bytes)})",
+    )
+    spare = plan.limit_bytes - plan.total_bytes
+    if spare < 0:
+        raise CapacityError(
+            f"{' and '.join(models)} cannot fit: {plan}; lower max_model_len, max_num_batched_tokens, max_num_seqs or"
+            f" kv_cache_memory_bytes,{'' if on_cpu else ' raise gpu_memory_utilization,'} or choose smaller or"
+            " quantised models"
+        )
+    if on_cpu:
+        spare = min(spare, int(CPU_SHARE * device_bytes))
+    a_row = sum(model.row_bytes for model in plan.models.values() if not model.is_given)
+    num_more = min(engine.max_num_seqs - 1, spare / max(1, a_row))
+    return replace(plan, models={name: model.with_more(num_more) for name, model in plan.models.items()})
+
+
+def _with_one_row(model: ModelConfig, device: str, counts_weights: bool = True) -> ModelMemory:
+    """The model with the cache that it is given, else with one of a row and vLLM's null block."""
+    context, given = context_length(model), model.kv_cache_memory_bytes
+    block_bytes = BLOCK_TOKENS * kv_bytes_per_token(model, device)
+    row_bytes = -(-context // BLOCK_TOKENS) * block_bytes
+    cache_bytes = given or row_bytes + block_bytes
+    taken = loaded_bytes(model, device) if counts_weights else 0
+    return ModelMemory(taken, cache_bytes, row_bytes, context, is_given=given is not None)
+
+
+def _workspace(models: list[ModelConfig], engine: EngineConfig, device: str, shared: bool) -> dict[str, int]:
+    num_rows, lengths = engine.max_num_seqs, [context_length(model) for model in models]
+    steps = [(model, batch_tokens(engine, length)) for model, length in zip(models, lengths, strict=True)]
+    if shared:  # one pass over both prompts of every row
+        steps = [(models[0], max(batch_tokens(engine, sum(lengths)), 2 * num_rows))]
+    workspace = {
+        "activations": sum(activations_bytes(model, num_tokens, device) for model, num_tokens in steps),
+        "logits": sum(logits_bytes(model, num_rows, device) for model in models),
+        "mixing": mixing_bytes(num_rows, min(num_columns(model) for model in models)),
+    }
+    if len(models) == 1:  # the other one's are taken to be as large
+        workspace["logits"] *= 2
+        workspace["the other model's head"] = head_bytes(models[0], device)
+    if device != "cpu":
+        workspace["CUDA graphs"] = GRAPHS_BYTES * len(steps)
+    return workspace
+
+
+def device_memory(device: str, number: int = 0) -> int:
+    """Bytes of a GPU's memory; on a CPU those that are free now, what the page cache would give back with them."""
+    if device == "cpu":
+        import psutil
+
+        return int(psutil.virtual_memory().available)
+    import torch
+
+    return int(torch.cuda.get_device_properties(number).total_memory)
 
 
 def context_length(model: ModelConfig) -> int:
     """The model's context, tokens: as configured, else its own."""
     return int(model.max_model_len or load_config(model).max_position_embeddings)
+
+
+def batch_tokens(engine: EngineConfig, max_model_len: int) -> int:
+    """Tokens that a step may hold: a whole prompt, for none is split, with a token for every row."""
+    return max(engine.max_num_batched_tokens, max_model_len, engine.max_num_seqs)
 
 
 def check_max_tokens(max_tokens: int, context: int) -> None:
@@ -57,35 +186,5 @@ def check_max_tokens(max_tokens: int, context: int) -> None:
         )
 
 
-def kv_bytes_per_token(model: ModelConfig, device: str) -> int:
-    """Bytes that one token's keys with its values take over all layers."""
-    config = load_config(model)
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * config.num_hidden_layers * heads * head_dim * _element_bytes(model, config, device))
-
-
-def _element_bytes(model: ModelConfig, config: Any, device: str) -> int:
-    dtype: str = model.dtype
-    if dtype == "auto":
-        dtype = "float32" if device == "cpu" else str(getattr(config, "dtype", "bfloat16")).removeprefix("torch.")
-    return 4 if dtype == "float32" else 2
-
-
-def _spare_bytes(theta: ModelConfig, teacher: ModelConfig, engine: EngineConfig, device: str) -> int:
-    if device == "cpu":
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return int(free * CPU_SHARE)
-    import torch
-
-    total = torch.cuda.get_device_properties(0).total_memory
-    usable = int(total * engine.gpu_memory_utilization)
-    weights = weights_bytes(theta) + weights_bytes(teacher)
-    spare = usable - weights - WORKSPACE_BYTES
-    if spare < 2 * MIN_CACHE_BYTES:
-        raise CapacityError(
-            f"the pair does not fit: weights {weights / GIB:.1f} GiB + workspace {WORKSPACE_BYTES / GIB:.0f} GiB"
-            f" exceed {usable / GIB:.1f} GiB ({engine.gpu_memory_utilization:.0%} of {total / GIB:.1f} GiB);"
-            " choose smaller models or a quantisation"
-        )
-    return spare
+def _shown(num_bytes: int) -> str:
+    return f"{num_bytes / GIB:.1f} GiB" if num_bytes >= GIB else f"{num_bytes / MIB:.1f} MiB"

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from sampling.config import ModelConfig
 from sampling.errors import ModelError
 
 WEIGHTS = "*.safetensors"
 NEEDED = ("*.json", WEIGHTS, "*.jinja", "*.model", "*.txt", "*.py")  # no pickled weights
+FLOATS = ("F32", "F16", "BF16")  # what vLLM loads in another precision than the file's
+
+Weight = tuple[str, tuple[int, ...]]  # its type as safetensors names it, its shape
 
 
 def model_folder(model: ModelConfig) -> Path:
@@ -19,25 +27,26 @@ def model_folder(model: ModelConfig) -> Path:
     """
     folder = Path(model.model).expanduser()
     if not folder.is_dir():
-        folder = _snapshot(model)
+        # The weights of a served model are elsewhere, a DummyModel needs none.
+        needed = [pattern for pattern in NEEDED if pattern != WEIGHTS or (model.has_weights and not model.urls)]
+        folder = snapshot(model.model, model.revision, needed)
     if not (folder / "config.json").is_file():
         raise ModelError(f"{model.model} is no model: {folder} holds no config.json; give a model's folder")
     return folder
 
 
-def _snapshot(model: ModelConfig) -> Path:
+def snapshot(name: str, revision: str | None, needed: Sequence[str]) -> Path:
+    """The Hub's files of these patterns at a revision, fetched where they are missing. Raises ModelError."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
     try:
-        # The weights of a served model are elsewhere, a DummyModel needs none.
-        needed = [pattern for pattern in NEEDED if pattern != WEIGHTS or (model.has_weights and not model.urls)]
-        return Path(snapshot_download(model.model, revision=model.revision, allow_patterns=needed))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(needed)))
     except HFValidationError as error:
-        raise ModelError(f"no model folder {model.model!r}: give an existing folder or a Hub id org/name") from error
+        raise ModelError(f"no model folder {name!r}: give an existing folder or a Hub id org/name") from error
     except Exception as error:  # the Hub client raises a dozen kinds, offline or not; each means no model
         raise ModelError(
-            f"model {model.model!r} is neither a folder here nor to be had from the Hub"
+            f"model {name!r} is neither a folder here nor to be had from the Hub"
             f" ({type(error).__name__}); check the name, or download it first"
         ) from error
 
@@ -69,19 +78,65 @@ def eos_ids(model: ModelConfig) -> frozenset[int]:
     return frozenset(ids) if isinstance(ids, (list, tuple)) else frozenset([ids])
 
 
-def weights_bytes(model: ModelConfig) -> int:
-    """Size of the model's safetensors files; of what they would hold for a DummyModel."""
+def weights_bytes(model: ModelConfig, float_bytes: int | None = None) -> int:
+    """Bytes of the model's weights: in their own precision, or with `float_bytes` for each float that is not quantised.
+
+    The files' headers count them; of a DummyModel, its config.json. Raises ModelError.
+    """
+    return sum(
+        math.prod(shape) * (float_bytes if float_bytes and dtype in FLOATS else _num_bytes(dtype))
+        for dtype, shape in weights(model)
+    )
+
+
+def weights(model: ModelConfig) -> Iterator[Weight]:
+    """Type with shape of each weight that vLLM loads. Raises ModelError."""
     if not model.has_weights:
         import torch
         from transformers import AutoModelForCausalLM
 
         with torch.device("meta"):
             shapes = AutoModelForCausalLM.from_config(load_config(model))
-        return sum(parameter.numel() * parameter.element_size() for parameter in shapes.parameters())
-    return sum(file.stat().st_size for file in model_folder(model).glob("*.safetensors"))
+        names = {4: "F32", 2: "BF16"}
+        yield from ((names[parameter.element_size()], tuple(parameter.shape)) for parameter in shapes.parameters())
+        return
+    for file in _weight_files(model_folder(model)):
+        yield from read_header(file).values()
+
+
+def read_header(file: Path) -> dict[str, Weight]:
+    """Type with shape of each tensor in a safetensors file, by name. Raises ModelError."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118  (no mapping)
+            return {name: (tensor.get_dtype(), tuple(tensor.get_shape())) for name, tensor in slices.items()}
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{file} cannot be read: {first_line(error)}; fetch it again") from error
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Where an index names files, those alone: Mistral's folders hold the same weights a second time."""
+    files, index = sorted(folder.glob(WEIGHTS)), folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return files
+    try:
+        named = set(json.loads(index.read_bytes())["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{index} is no index of weights: {first_line(error)}; fetch it again") from error
+    return [file for file in files if file.name in named]
+
+
+def _num_bytes(dtype: str) -> int:
+    """Of one element: BF16 has 2, F8_E4M3 and BOOL have 1."""
+    bits = "".join(filter(str.isdigit, dtype.partition("_")[0]))
+    return int(bits or 8) // 8
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, cut to 300 characters."""
+    """The first line of an error's text that says something, cut to 300 characters."""
+    if isinstance(error, ValidationError):  # its own first line only counts them
+        return error.errors()[0]["msg"][:300]
     lines = str(error).strip().splitlines()
     return (lines[0] if lines else type(error).__name__)[:300]

@@ -1,7 +1,8 @@
 """One copy of a model that reads both prompts of every row, in one batch.
 
 Self-distillation: theta is the teacher without its hint. Both prompts of a row are two requests of one engine, so that
-the weights are loaded once, and read once a step.
+the weights are loaded once, and read once a step. Where one of the two is the other with a LoRA adapter, its requests
+alone carry that.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ class Half:
     Theta's comes first in every call: its `forward` runs both.
     """
 
-    def __init__(self, copy: OneCopy, prompt: str, max_model_len: int) -> None:
-        self._copy, self._prompt = copy, prompt
+    def __init__(self, copy: OneCopy, prompt: str, max_model_len: int, adapted: bool) -> None:
+        self._copy, self._prompt, self._adapted = copy, prompt, adapted
         self.max_model_len = max_model_len
         engine = copy.engine
         self.max_num_batched_tokens, self.num_blocks = engine.max_num_batched_tokens, engine.num_blocks
@@ -33,7 +34,7 @@ class Half:
 
     def add(self, request_id: str, prompt_ids: Sequence[int], max_tokens: int) -> None:
         """Queue a request; the next `forward` prefills its whole prompt."""
-        self._copy.engine.add(self._prompt + request_id, prompt_ids, max_tokens)
+        self._copy.engine.add(self._prompt + request_id, prompt_ids, max_tokens, adapted=self._adapted)
 
     def forward(self, num_rows: int) -> tuple[list[str], Tensor]:
         """Request ids with their logits [B, V] for this prompt."""
@@ -61,10 +62,11 @@ class Half:
 class OneCopy:
     """The engine with its two sides."""
 
-    def __init__(self, engine: VllmEngine, theta_len: int, teacher_len: int) -> None:
-        """`theta_len`, `teacher_len`: the longest row on each side, tokens."""
+    def __init__(self, engine: VllmEngine, lengths: tuple[int, int], adapted: tuple[bool, bool]) -> None:
+        """Of theta's side, then the teacher's: its longest row in tokens, whether the engine's adapter applies."""
         self.engine = engine
-        self.theta, self.teacher = Half(self, THETA, theta_len), Half(self, TEACHER, teacher_len)
+        self.theta = Half(self, THETA, lengths[0], adapted[0])
+        self.teacher = Half(self, TEACHER, lengths[1], adapted[1])
         self._request_ids: list[str] = []
         self._logits: Tensor | None = None
         self._places: dict[str, Tensor] = {}  # of each side's requests in the engine's batch, [B] int64

@@ -236,6 +236,10 @@ def _model(name: str, model: str | ModelConfig | None, url: str | Sequence[str] 
     if model is None and not urls:
         raise ConfigurationError(f"no {name}: give a folder, a Hub id, or {name}_url")
     config = model if isinstance(model, ModelConfig) else ModelConfig(model=model or "")
+    if urls and config.lora is not None:
+        raise ConfigurationError(
+            f"{name}_url beside lora {config.lora!r}: a server applies its own adapters; leave one out"
+        )
     return config.model_copy(update={"url": urls}) if urls else config
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from sampling.config import EngineConfig, ModelConfig
 from sampling.errors import DualSamplingError, LockstepError, ModelError, UnsupportedVllmError
 from sampling.models import first_line
-from sampling.vllm_options import device_type, llm_options, set_num_threads
+from sampling.vllm_options import device_type, llm_options, lora_request, set_num_threads
 
 TESTED_VERSIONS = ("0.26.0", "0.32.0")  # on an H200, by this design's prototype; on CPU, by the tests
 
@@ -44,7 +44,10 @@ class VllmEngine:
         if self._is_async and device_type() == "cpu":
             options["scheduler_cls"] = ASYNC_SCHEDULER  # vLLM turns async_scheduling off there
         try:
+            self._lora = lora_request(model)
             llm = LLM(**options, async_scheduling=self._is_async)
+            if self._lora is not None:
+                llm.llm_engine.add_lora(self._lora)  # now: one that does not fit the model is told here
         except DualSamplingError:
             raise
         except Exception as error:  # vLLM raises whatever its parts raise
@@ -94,8 +97,11 @@ class VllmEngine:
         """KV cache blocks that a row of so many tokens takes at its end."""
         return -(-num_tokens // self.block_size) * self.num_groups
 
-    def add(self, request_id: str, prompt_ids: Sequence[int], max_tokens: int) -> None:
-        """Queue a request; the next `forward` prefills its whole prompt."""
+    def add(self, request_id: str, prompt_ids: Sequence[int], max_tokens: int, *, adapted: bool = True) -> None:
+        """Queue a request; the next `forward` prefills its whole prompt.
+
+        `adapted`: the model's LoRA adapter, if it has one, applies.
+        """
         from vllm import SamplingParams
         from vllm.v1.request import Request
 
@@ -106,6 +112,7 @@ class VllmEngine:
             sampling_params=params,
             pooling_params=None,
             block_hasher=self._core.request_block_hasher,
+            lora_request=self._lora if adapted else None,
         )
         self._scheduler.add_request(request)
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from sampling.config import EngineConfig, ModelConfig
+from sampling.lora import MAX_LORAS, adapter_of
+from sampling.memory import batch_tokens
 from sampling.models import model_folder
 
 SMALL_MODEL_BYTES = 64 << 20
@@ -35,6 +37,7 @@ def device_type() -> str:
 def llm_options(model: ModelConfig, engine: EngineConfig, max_model_len: int, kv_cache_bytes: int) -> dict[str, Any]:
     """What vLLM's LLM is given for a model, one that is measured alone too (flows/bench). Raises ModelError."""
     on_cpu = device_type() == "cpu"
+    adapter = adapter_of(model)
     return {
         "model": str(model_folder(model)),
         "skip_tokenizer_init": True,
@@ -44,8 +47,7 @@ def llm_options(model: ModelConfig, engine: EngineConfig, max_model_len: int, kv
         "trust_remote_code": model.trust_remote_code,
         "max_model_len": max_model_len,
         "max_num_seqs": engine.max_num_seqs,
-        # whole prompts alone are admitted, so the budget must hold the longest; vLLM wants a token a row
-        "max_num_batched_tokens": max(engine.max_num_batched_tokens, max_model_len, engine.max_num_seqs),
+        "max_num_batched_tokens": batch_tokens(engine, max_model_len),
         "kv_cache_memory_bytes": kv_cache_bytes,
         # at start-up vLLM wants this share to be free, which beside the other engine it is not; the plan decided the
         # cache's size above
@@ -53,4 +55,16 @@ def llm_options(model: ModelConfig, engine: EngineConfig, max_model_len: int, kv
         "enable_prefix_caching": engine.enable_prefix_caching,
         "enforce_eager": on_cpu,
         "disable_log_stats": True,
+        **({} if adapter is None else {"enable_lora": True, "max_loras": MAX_LORAS, "max_lora_rank": adapter.max_rank}),
     }
+
+
+def lora_request(model: ModelConfig) -> Any | None:
+    """The vllm.lora.request.LoRARequest that every request of the model carries, None without an adapter.
+
+    Raises ModelError.
+    """
+    from vllm.lora.request import LoRARequest
+
+    adapter = adapter_of(model)
+    return None if adapter is None else LoRARequest("adapter", 1, str(adapter.folder))

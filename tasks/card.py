@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from sampling.config import ModelConfig
 from tasks.config import PipelineConfig
 from tasks.plan import Plan
 from tasks.staging import Staged
@@ -78,7 +79,7 @@ def card(
                 f"# {config.name}",
                 f"{staged.num_rows} completions of {plan.num_rows} rows. Every token was drawn from a mixture of two"
                 " language models, q\\* ∝ π_θ^(1−α) · π_t^α: the student or base model"
-                f" `{config.models.theta.model}` (theta) and the teacher `{config.models.teacher.model}`, each with a"
+                f" {_name(config.models.theta)} (theta) and the teacher {_name(config.models.teacher)}, each with a"
                 " prompt of its own. Made with Dual Sampling.",
                 "## Load",
                 _fenced("python", LOAD.format(source=_source(config, version))),
@@ -96,6 +97,10 @@ def card(
         )
         + "\n"
     )
+
+
+def _name(model: ModelConfig) -> str:
+    return f"`{model.model}`" if model.lora is None else f"`{model.model}` with the LoRA adapter `{model.lora}`"
 
 
 def _source(config: PipelineConfig, version: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sampling.environment  # noqa: F401  isort: skip  (before vLLM, torch, transformers)
 
+import logging
 import os
 import queue
 import signal
@@ -14,7 +15,7 @@ import sys
 import threading
 import traceback
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -67,6 +68,9 @@ class EngineChild:
             lock.acquire(timeout=LOCK_TIMEOUT_S)
             from sampling import DualSampler
 
+            log = logging.getLogger("sampling")
+            log.setLevel(logging.INFO)
+            log.addHandler(_ToRun(self._send))
             sampler = DualSampler(
                 teacher=ModelConfig(**settings["teacher"]),
                 theta=ModelConfig(**settings["theta"]),
@@ -136,6 +140,19 @@ class EngineChild:
                 self._connection.send((kind, payload))
         except OSError:
             os._exit(1)  # the run is dead
+
+
+class _ToRun(logging.Handler):
+    """Shows the sampler's log where the run shows its own, and in the engine's log."""
+
+    def __init__(self, send: Callable[[str, dict[str, Any]], None]) -> None:
+        super().__init__()
+        self._send = send
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        print(text, file=sys.stderr, flush=True)
+        self._send("log", {"level": record.levelno, "text": text})
 
 
 def _read_prompts(path: str) -> Iterator[DualPrompt]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from tasks.parts import Key
 from tasks.run_folder import OWN_ENGINE, RunFolder
 from tasks.shard_folder import ShardFolder
 from tasks.watchdog import Watchdog
+
+logger = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 30.0  # the child has one commit to make
 
@@ -102,6 +105,9 @@ class EngineProcess:
                     return
                 if kind == "error":
                     raise _rebuilt(payload, self._shown_log)
+                if kind == "log":
+                    logger.log(payload["level"], "%s", payload["text"])
+                    continue
                 now = self._progress = Progress(**payload)
                 on_progress(now)
         except DualSamplingError:

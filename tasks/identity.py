@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sampling.config import ModelConfig
+from sampling.lora import adapter_of
 from sampling.models import model_folder
 from tasks.config import PipelineConfig
 
@@ -62,13 +64,15 @@ def run_id_of(identity: Identity) -> str:
 def model_identity(model: ModelConfig) -> dict[str, Any]:
     """A model by its content, so that a copy or a Hub snapshot of the same commit is the same model.
 
-    Raises ModelError when there is no such model.
+    Raises ModelError when there is no such model, or no such adapter.
     """
-    elsewhere = {"model", "revision", "kv_cache_memory_bytes", "url", "served_name"}
+    elsewhere = {"model", "revision", "lora", "lora_revision", "kv_cache_memory_bytes", "url", "served_name"}
     settings = model.model_dump(mode="json", exclude=elsewhere)
+    if (adapter := adapter_of(model)) is not None:  # without one, the identity is what it was before there were any
+        settings["lora"] = _content_of(adapter.files)
     if model.urls:  # its weights are not here: the name that it is served by stands for them
         settings["served"] = model.served_name or model.model
-    return {"content": _content_of(model_folder(model)), **settings}
+    return {"content": _content_of(sorted(model_folder(model).iterdir())), **settings}
 
 
 def differing_keys(theirs: Identity, ours: Identity, prefix: str = "") -> list[str]:
@@ -88,9 +92,9 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
-def _content_of(folder: Path) -> str:
+def _content_of(paths: Iterable[Path]) -> str:
     digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
+    for path in paths:
         if not path.is_file() or path.suffix not in TEXT_SUFFIXES | WEIGHT_SUFFIXES:
             continue
         num_bytes = path.stat().st_size

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
@@ -85,3 +88,48 @@ def make_pair(folder: Path, noise: float = 0.05) -> tuple[Path, Path]:
             weight[: len(kept)] = kept + spread
     model.save_pretrained(theta, safe_serialization=True)
     return teacher, theta
+
+
+def make_adapter(folder: Path, model: Path, *, rank: int = 4, alpha: float = 8.0) -> Path:
+    """Save a random LoRA adapter on every linear layer of a model, as PEFT does."""
+    generator = torch.Generator().manual_seed(4)
+    tensors = {}
+    for name, weight in load_file(model / "model.safetensors").items():
+        if name.endswith("_proj.weight"):
+            layer = f"base_model.model.{name.removesuffix('.weight')}"
+            tensors[f"{layer}.lora_A.weight"] = 0.1 * torch.randn(rank, weight.shape[1], generator=generator)
+            tensors[f"{layer}.lora_B.weight"] = 0.1 * torch.randn(weight.shape[0], rank, generator=generator)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "target_modules": targets, "bias": "none"}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def make_int8(folder: Path, model: Path) -> Path:
+    """Save a model with its linear layers in int8, a scale a row (compressed-tensors W8A8, activations a token)."""
+    shutil.copytree(model, folder)
+    tensors = {}
+    for name, weight in load_file(model / "model.safetensors").items():
+        tensors[name] = weight
+        if name.endswith("_proj.weight"):
+            scale = weight.abs().amax(dim=1, keepdim=True) / 127
+            tensors |= {name: (weight / scale).round().to(torch.int8), f"{name}_scale": scale}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    numbers = {"num_bits": 8, "type": "int", "symmetric": True}
+    group = {
+        "targets": ["Linear"],
+        "weights": {**numbers, "strategy": "channel", "dynamic": False},
+        "input_activations": {**numbers, "strategy": "token", "dynamic": True},
+    }
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {
+        "quant_method": "compressed-tensors",
+        "format": "int-quantized",
+        "quantization_status": "compressed",
+        "ignore": ["lm_head"],
+        "config_groups": {"group_0": group},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder

@@ -108,6 +108,7 @@ def _notes(args: argparse.Namespace, blocks: list[Block], device: str, versions:
         f" all rows started at once, prefill counted; the median of {NUM_WAVES} waves after a warm-up, of which the"
         f" slowest was at most {spread:.0%} behind the fastest."
     )
+    yield from (f"Memory planned for {block.rows} rows: {block.memory}" for block in blocks if block.memory)
     lines = [(block.rows, line) for block in blocks for line in block.lines]
     for rows, line in lines:
         if line.request_ms:

@@ -7,6 +7,7 @@ from typing import Any
 from flows.bench.job import Measured, Wave
 from flows.bench.plan import TEACHER, THETA
 from sampling.config import Frozen
+from sampling.memory import MemoryPlan
 
 
 class Line(Frozen):
@@ -35,6 +36,7 @@ class Block(Frozen):
     serial_bound: float  # tokens/s of one model after the other: 1/(1/T + 1/S)
     spread: float  # the largest share by which the slowest wave of a mode was behind its fastest
     lines: tuple[Line, ...]
+    memory: MemoryPlan | None  # of the pair in one process
 
 
 def make_block(rows: int, max_tokens: int, measured: dict[str, Measured]) -> Block:
@@ -43,7 +45,7 @@ def make_block(rows: int, max_tokens: int, measured: dict[str, Measured]) -> Blo
     bound = 1 / sum(1 / speed for speed in speeds)
     lines = [_line(name, found, max_tokens, bound, speeds[0]) for name, found in measured.items()]
     spread = max(found.spread for found in measured.values())
-    return Block(rows=rows, serial_bound=bound, spread=spread, lines=tuple(lines))
+    return Block(rows=rows, serial_bound=bound, spread=spread, lines=tuple(lines), memory=measured[TEACHER].memory)
 
 
 def _line(name: str, found: Measured, max_tokens: int, bound: float, teacher: float) -> Line:

@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from sampling.config import DummyModel, EngineConfig, Frozen, ModelConfig, PresetName
+from sampling.memory import MemoryPlan
 
 Mode = Literal["teacher", "theta", "lockstep", "http"]
 NUM_WAVES = 3  # measured; one more, the first, warms up
@@ -70,6 +71,7 @@ class Measured(Frozen):
     load_s: float
     peak_bytes: int  # memory of the GPU that torch held; on a CPU, of the process
     device: str  # in words
+    memory: MemoryPlan | None = None  # of the pair; None where it is served
 
     @property
     def median(self) -> Wave:

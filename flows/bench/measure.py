@@ -23,6 +23,7 @@ from flows.bench.job import NUM_WAVES, Job, Measured, Wave
 from sampling.config import MixtureConfig, SamplingConfig
 from sampling.errors import DualSamplingError, EngineError, ModelError
 from sampling.http.config import HttpConfig
+from sampling.memory import MemoryPlan, context_length, plan_memory
 from sampling.models import first_line, weights_bytes
 from sampling.prompts import DualPrompt
 
@@ -63,7 +64,8 @@ def _end_with(parent: int) -> None:
 def measure(job: Job) -> Measured:
     """Load, warm up, then draw wave after wave."""
     start = time.perf_counter()
-    draw = _alone(job) if job.mode in ("theta", "teacher") else _coupled(job)
+    memory = None if job.mode == "http" else _plan(job)
+    draw = _coupled(job) if memory is None or job.mode == "lockstep" else _alone(job, memory)
     load_s = time.perf_counter() - start
     draw(prompts(job, 0), min(WARM_UP_TOKENS, job.max_tokens))
     waves = tuple(draw(prompts(job, number), job.max_tokens) for number in range(1, NUM_WAVES + 1))
@@ -71,7 +73,7 @@ def measure(job: Job) -> Measured:
         if wave.num_tokens != job.rows * job.max_tokens:
             raise EngineError(f"{wave.num_tokens} tokens drawn, not {job.rows} × {job.max_tokens}; please report this")
     peak_bytes, device = _machine()
-    return Measured(waves=waves, load_s=load_s, peak_bytes=peak_bytes, device=device)
+    return Measured(waves=waves, load_s=load_s, peak_bytes=peak_bytes, device=device, memory=memory)
 
 
 def prompts(job: Job, wave: int) -> Prompts:
@@ -80,16 +82,24 @@ def prompts(job: Job, wave: int) -> Prompts:
     return [tuple(row) for row in ids.tolist()]
 
 
-def _alone(job: Job) -> Draw:
+def _plan(job: Job) -> MemoryPlan:
+    """What the pair takes in lockstep, which each model alone gets its part of."""
+    from sampling.loading import is_one_model
+    from sampling.vllm_options import device_type
+
+    shared = is_one_model(job.theta, job.teacher)
+    return plan_memory(job.theta, job.teacher, job.engine, device_type(), shared=shared)
+
+
+def _alone(job: Job, memory: MemoryPlan) -> Draw:
     """Plain vLLM with the options, the threads and the KV cache that lockstep gives this model."""
-    from sampling.memory import context_length, plan_memory
-    from sampling.vllm_options import device_type, limit_threads, llm_options
+    from sampling.vllm_options import limit_threads, llm_options, lora_request
 
     limit_threads(weights_bytes(job.theta) + weights_bytes(job.teacher))
     from vllm import LLM, SamplingParams
 
-    memory = plan_memory(job.theta, job.teacher, job.engine, device_type())
     model, cache_bytes = (job.theta, memory.theta_bytes) if job.mode == "theta" else (job.teacher, memory.teacher_bytes)
+    adapter = lora_request(model)
     try:
         llm: Any = LLM(**llm_options(model, job.engine, context_length(model), cache_bytes))
     except DualSamplingError:
@@ -102,7 +112,7 @@ def _alone(job: Job) -> Draw:
         params = SamplingParams(max_tokens=max_tokens, temperature=1.0, ignore_eos=True, detokenize=False)
         requests = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
         start = time.perf_counter()
-        outputs = llm.generate(requests, params, use_tqdm=False)
+        outputs = llm.generate(requests, params, use_tqdm=False, lora_request=adapter)
         elapsed_s = time.perf_counter() - start
         return Wave(elapsed_s=elapsed_s, num_tokens=sum(len(output.outputs[0].token_ids) for output in outputs))
 

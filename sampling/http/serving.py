@@ -176,6 +176,11 @@ def _commands(config: ServingConfig) -> tuple[list[str], list[str], int | None]:
     from sampling.vocabulary import check_vocabularies, load_tokenizer
 
     theta, teacher = config.theta, config.teacher
+    for name, model in (("theta", theta), ("teacher", teacher)):
+        if model.lora is not None:
+            raise ConfigurationError(
+                f"{name}'s lora {model.lora!r}: these servers serve no adapter; merge it, or leave it out"
+            )
     check_vocabularies(load_tokenizer(theta), load_tokenizer(teacher))
     device = device_type()
     memory = plan_memory(theta, teacher, config.engine, device)
@@ -196,8 +201,8 @@ def _command(config: ServingConfig, model: ModelConfig, port: int, kv_cache_byte
     engine = config.engine
     options = {
         # Its gpu_memory_utilization of 0.01 lets vLLM's start-up check pass beside the other server, and does nothing
-        # else once the cache's size is given. Of a GPU the plan's share holds weights, caches, WORKSPACE_BYTES; the
-        # rest holds what two processes add: a CUDA context each, some 0.5 GiB.
+        # else once the cache's size is given. Of a GPU the plan's share holds weights, caches, workspace; the rest
+        # holds what two processes add: a CUDA context each, some 0.5 GiB.
         **llm_options(model, engine, context_length(model), kv_cache_bytes),
         "skip_tokenizer_init": None,
         "disable_log_stats": None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -199,6 +200,7 @@ def test_the_dry_run_shows_both_prompts_and_samples_nothing(
     assert f"quarantined: {source}:2: " in out
     assert "\x1b" not in out
     assert out.count("\nrow ") == 2
+    assert re.search(r"\nmemory: theta's weights .* = .* of .* that are free\n", out)
     assert out.endswith("\nNothing was sampled.\n")
     assert not (tmp_path / "published").exists()
 
@@ -207,6 +209,16 @@ def test_the_dry_run_shows_three_rows_by_default(run: Run, config: Path) -> None
     code, out, _ = run("produce", config, "--dry-run")
     assert code == 0
     assert out.count("\nrow ") == 3
+
+
+def test_the_dry_run_refuses_a_pair_that_cannot_fit(run: Run, config: Path) -> None:
+    """Both prompts are shown before."""
+    code, out, err = run("produce", config, "--dry-run", "--set", "models.theta.kv_cache_memory_bytes=1000000000000000")
+    assert code == 2
+    assert out.count("\nrow ") == 3
+    assert re.search(
+        r"theta and teacher cannot fit: .* theta's KV cache 931322\.6 GiB .* that are free; lower ", the_line(err)
+    )
 
 
 def test_the_dry_run_of_rows_that_all_fail_is_an_error(run: Run, config: Path, source: Path) -> None:

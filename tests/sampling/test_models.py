@@ -3,20 +3,68 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import save_file
 
 from sampling import ModelConfig
+from sampling.config import DummyModel
 from sampling.errors import ModelError
-from sampling.models import eos_ids, load_config, weights_bytes
+from sampling.models import eos_ids, first_line, load_config, weights_bytes
 
 
 def test_facts_of_a_folder(tiny_pair: tuple[Path, Path]) -> None:
     model = ModelConfig(model=str(tiny_pair[0]))
     assert eos_ids(model) == {256}
     assert load_config(model).num_hidden_layers == 2
-    assert weights_bytes(model) == (tiny_pair[0] / "model.safetensors").stat().st_size
+    file = tiny_pair[0] / "model.safetensors"
+    header = int.from_bytes(file.read_bytes()[:8], "little")
+    assert weights_bytes(model) == file.stat().st_size - 8 - header
+    assert weights_bytes(model, 2) * 2 == weights_bytes(model)
+    assert weights_bytes(DummyModel(model=model.model)) == weights_bytes(model)
+
+
+def test_quantised_weights_keep_their_size(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    shutil.copy(tiny_pair[0] / "config.json", tmp_path)
+    tensors = {"a": torch.zeros(8, dtype=torch.int8), "b": torch.zeros(4, dtype=torch.int32),
+               "c": torch.zeros(3, dtype=torch.float8_e4m3fn), "d": torch.zeros(5, dtype=torch.bfloat16)}  # fmt: skip
+    save_file(tensors, tmp_path / "model.safetensors")
+    model = ModelConfig(model=str(tmp_path))
+    assert weights_bytes(model) == 8 + 16 + 3 + 10
+    assert weights_bytes(model, 4) == 8 + 16 + 3 + 20
+
+
+def test_files_beside_an_index_do_not_count(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_pair[0], tmp_path / "model")
+    model = ModelConfig(model=str(folder))
+    before = weights_bytes(model)
+    shutil.copy(folder / "model.safetensors", folder / "consolidated.safetensors")
+    assert weights_bytes(model) == 2 * before
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "model.safetensors", "b": "model.safetensors"}}))
+    assert weights_bytes(model) == before
+    index.write_text("[]")
+    with pytest.raises(ModelError, match="is no index of weights"):
+        weights_bytes(model)
+
+
+def test_a_cut_file_is_named(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_pair[0], tmp_path / "model")
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ModelError, match=r"model\.safetensors cannot be read: .*; fetch it again"):
+        weights_bytes(ModelConfig(model=str(folder)))
+
+
+def test_the_line_of_a_checked_configuration_says_what_is_wrong() -> None:
+    with pytest.raises(ValidationError) as caught:
+        ModelConfig(model="a", max_model_len=1)
+    assert first_line(caught.value) == "Input should be greater than or equal to 8"
+    assert first_line(ValueError("\n")) == "ValueError"
 
 
 @pytest.mark.parametrize(

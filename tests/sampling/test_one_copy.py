@@ -15,6 +15,7 @@ from sampling.one_copy import Half
 from tests.sampling.conftest import MAX_MODEL_LEN, NUM_IDS, lockstep
 from tests.sampling.reference import Reference
 from tests.sampling.test_sampler import EOS_ID, prompts
+from tests.tiny import make_adapter
 
 ENGINE = EngineConfig(max_num_seqs=6, max_num_batched_tokens=MAX_MODEL_LEN)
 
@@ -93,6 +94,26 @@ def test_a_cache_for_both_prompts_holds_no_more_than_it_has(tiny_pair: tuple[Pat
     assert len({out.id for out in outs}) == 24
 
 
+def test_an_adapter_applies_to_its_own_sides_prompts_alone(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """Theta with an adapter over the teacher's weights: one copy draws what two do."""
+    adapter = make_adapter(tmp_path / "adapter", tiny_pair[0])
+    shutil.copytree(tiny_pair[0], tmp_path / "other")
+    teacher = ModelConfig(model=str(tiny_pair[0]), max_model_len=MAX_MODEL_LEN)
+    theta = teacher.model_copy(update={"lora": str(adapter)})
+    found = []
+    for student in (theta, theta.model_copy(update={"model": str(tmp_path / "other")})):
+        with DualSampler(teacher, student, engine=ENGINE) as sampler:
+            assert isinstance(lockstep(sampler).theta, Half) == (student is theta)
+            same = [DualPrompt(row.theta, row.theta, id=row.id) for row in prompts(8)]
+            found.append(sampler.generate(same, SamplingConfig(max_tokens=10, temperature=0), progress=False))
+    for one, two in zip(*found, strict=True):
+        assert one.token_ids == two.token_ids
+        for name in ("logprob_theta", "logprob_teacher"):
+            ours, theirs = getattr(one.diagnostics, name), getattr(two.diagnostics, name)
+            np.testing.assert_allclose(ours, theirs, atol=1e-4)
+        assert (one.diagnostics.js > 1e-3).any()
+
+
 def test_what_makes_two_models_one(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
     teacher, theta = (ModelConfig(model=str(path)) for path in tiny_pair)
     link = tmp_path / "link"
@@ -101,3 +122,7 @@ def test_what_makes_two_models_one(tiny_pair: tuple[Path, Path], tmp_path: Path)
     assert is_one_model(ModelConfig(model=str(link), max_model_len=64), teacher)
     assert not is_one_model(theta, teacher)
     assert not is_one_model(ModelConfig(model=str(tiny_pair[0]), dtype="bfloat16"), teacher)
+    adapted, otherwise = (teacher.model_copy(update={"lora": name}) for name in ("one", "other"))
+    assert is_one_model(adapted, teacher)
+    assert is_one_model(adapted, adapted)
+    assert not is_one_model(adapted, otherwise)

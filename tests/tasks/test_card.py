@@ -60,3 +60,12 @@ def test_text_of_the_dataset_cannot_leave_its_block() -> None:
 
 def test_a_long_text_is_cut() -> None:
     assert f"<pre>{'x' * 600}…</pre>" in make_card({}, "t", {"Drawn": "x" * 700})
+
+
+def test_an_adapter_is_named() -> None:
+    models = {"teacher": {"model": "org/teacher"}, "theta": {"model": "org/base", "lora": "org/adapter"}}
+    prompts = {"teacher": {"style": "plain", "template": "t"}, "theta": {"style": "plain", "template": "t"}}
+    config = make_config(Path("published"), models=models, prompts=prompts)
+    plan = Plan(1, 1, "gsm8k", ["question"], config.prompts.model_dump(mode="json"), ["rows.jsonl"], {})
+    text = card(config, "v1", plan, Staged([], 1, {}, {}, 0), {}, {})
+    assert "`org/base` with the LoRA adapter `org/adapter` (theta) and the teacher `org/teacher`, each" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -63,9 +64,16 @@ def engine(tiny_pair: tuple[Path, Path], folder: RunFolder) -> Iterator[EnginePr
         yield process
 
 
-def test_shards_are_sampled_on_one_loaded_engine(engine: EngineProcess, folder: RunFolder) -> None:
+def test_shards_are_sampled_on_one_loaded_engine(
+    engine: EngineProcess, folder: RunFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the sampler has to say of its memory stands once in the run's log, and in the engine's."""
+    caplog.set_level(logging.INFO, "tasks.engine_process")
     seen: list[Progress] = []
     engine.sample(folder.shard(0), set(), seen.append)
+    (said,) = (record.getMessage() for record in caplog.records if record.name == "tasks.engine_process")
+    assert said.startswith("memory: theta's weights ")
+    assert said in folder.engine_log(OWN_ENGINE).read_text()
     pid = engine.pid
     parts = read_parts(folder.shard(0).parts)
     assert sorted(parts.keys()) == [(row, k) for row in IDS[:4] for k in (0, 1)]

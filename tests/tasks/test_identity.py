@@ -15,6 +15,7 @@ from tasks.config import PipelineConfig
 from tasks.identity import differing_keys, identity_of, model_identity, run_id_of
 from tasks.rows import SourceReport
 from tests.tasks.runs import make_config, make_report
+from tests.tiny import make_adapter
 
 
 @pytest.fixture
@@ -103,6 +104,25 @@ def test_models_count_by_content(model: Path, tmp_path: Path) -> None:
 def test_settings_of_a_model(model: Path, changed: dict[str, Any], differs: bool) -> None:
     before = model_identity(ModelConfig(model=str(model)))
     assert (model_identity(ModelConfig(model=str(model), **changed)) != before) == differs
+
+
+def test_an_adapter_counts_by_content(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """Not by where it lies, nor by what else lies beside it."""
+    plain = ModelConfig(model=str(tiny_pair[0]))
+
+    def identity(folder: Path) -> dict[str, Any]:
+        return model_identity(plain.model_copy(update={"lora": str(folder), "lora_revision": "main"}))
+
+    one = make_adapter(tmp_path / "one", tiny_pair[0])
+    copy = shutil.copytree(one, tmp_path / "copy")
+    (copy / "trainer_state.json").write_text("{}")
+    assert identity(one) == identity(copy)
+    assert {name: value for name, value in identity(one).items() if name != "lora"} == model_identity(plain)
+    assert identity(make_adapter(tmp_path / "other", tiny_pair[0], alpha=9.0)) != identity(one)
+    with open(copy / "adapter_model.safetensors", "r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"x")
+    assert identity(copy) != identity(one)
 
 
 def test_the_roles_of_the_models_count(model: Path, tmp_path: Path) -> None:

@@ -47,6 +47,10 @@ def check(folder: Path, out: str, names: list[str]) -> dict[str, Any]:
     assert "…" not in out  # of a cell that was cut
     assert facts["machine"] in out
     assert facts["versions"]["torch"] in out
+    theta = block["memory"]["models"]["theta"]
+    assert theta["weights_bytes"] > 100_000
+    assert theta["cache_bytes"] > 4 * theta["row_bytes"] > 0
+    assert "\nMemory planned for 4 rows: theta's weights " in out
     assert (folder / "bench.png").read_bytes().startswith(PNG)
     return facts
 
