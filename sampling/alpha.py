@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from sampling.config import AlphaMethod
-from sampling.distributions import LEAST, NEG_INF, entropy
+from sampling.distributions import entropy
 
 EQUAL_ALPHA = 0.5  # any α is right for two equal distributions
 TOLERANCE = 1e-12  # nats of E_q[d]; the product promises 1e-6
-MAX_PASSES = 100  # 4 to 8 are usual; bisection alone needs 53 to exhaust float64
+NEWTON_PASSES = 16  # 1 to 6 are usual in a trust region, 6 to 10 over a whole vocabulary
+MAX_PASSES = 100  # bisection alone needs 53 to exhaust float64
+LEAST_SLOPE = 1e-300  # of a flat curve: what divides by it leaves the bracket, or stays where it is
 
 Curve = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -35,19 +37,14 @@ def solve_alpha(log_theta: Tensor, log_teacher: Tensor, method: AlphaMethod, fix
         theta_nats, teacher_nats = entropy(log_theta), entropy(log_teacher)
         total = theta_nats + teacher_nats
         return torch.where(total > 0, theta_nats / total.clamp_min(1e-300), EQUAL_ALPHA)
-    inside = (log_theta > NEG_INF) & (log_teacher > NEG_INF)
-    gap = torch.where(inside, log_teacher - log_theta, 0.0)
-    log_theta = log_theta.masked_fill(~inside, NEG_INF)
+    gap = (log_teacher - log_theta).nan_to_num(0.0, 0.0, 0.0)  # outside the support nothing weighs it
 
     def tilted(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """log Σ π_θ·e^(weight·d), E[d], Var[d] under that tilt, each [B]."""
-        scores = log_theta + weight[:, None] * gap
-        highest = scores.amax(dim=-1, keepdim=True).clamp_min(LEAST)  # −inf where the support is empty
-        weights = (scores - highest).exp()
-        total = weights.sum(dim=-1).clamp_min(1e-300)
-        mean = (weights * gap).sum(dim=-1) / total
-        variance = (weights * (gap - mean[:, None]) ** 2).sum(dim=-1) / total
-        return highest[:, 0] + total.log(), mean, variance
+        """log π_θ + weight·d [B, V] with E[d] and Var[d] [B] under that tilt; NaN where the support is empty."""
+        scores = torch.addcmul(log_theta, weight[:, None], gap)
+        weights = scores.softmax(dim=-1)
+        mean = weights.mul_(gap).sum(dim=-1)
+        return scores, mean, weights.mul_(gap).sum(dim=-1).addcmul_(mean, mean, value=-1)
 
     def kl_gap(alpha: Tensor) -> tuple[Tensor, Tensor]:
         """KL(q‖π_θ) − KL(q‖π_t) with its slope."""
@@ -59,22 +56,38 @@ def solve_alpha(log_theta: Tensor, log_teacher: Tensor, method: AlphaMethod, fix
 
         1/ESS_x = Σ π_x²/q = Z·Σ π_θ·e^(w·d), with w = −α for theta, w = 2 − α for the teacher.
         """
-        log_theta_sum, theta_mean, _ = tilted(-alpha)
-        log_teacher_sum, teacher_mean, _ = tilted(2 - alpha)
-        return log_theta_sum - log_teacher_sum, teacher_mean - theta_mean
+        theta_scores, theta_mean, _ = tilted(-alpha)
+        teacher_scores, teacher_mean, _ = tilted(2 - alpha)
+        return theta_scores.logsumexp(dim=-1) - teacher_scores.logsumexp(dim=-1), teacher_mean - theta_mean
 
-    alpha = _bracketed_newton(kl_gap if method == "kl_symmetry" else ess_gap, log_theta[:, 0])
-    return torch.where(inside.any(dim=-1), alpha, EQUAL_ALPHA)
+    return _newton(kl_gap if method == "kl_symmetry" else ess_gap, torch.full_like(log_theta[:, 0], EQUAL_ALPHA))
 
 
-def _bracketed_newton(curve: Curve, like: Tensor) -> Tensor:
-    """The root [B] in [0, 1] of an increasing curve; EQUAL_ALPHA where the curve is flat at zero.
+def _newton(curve: Curve, start: Tensor) -> Tensor:
+    """The root [B] in [0, 1] of an increasing curve; the start where the curve is flat at zero there, or NaN.
+
+    No step goes more than half-way to an end. Rows that are not done with after NEWTON_PASSES take the safe way.
+    """
+    alpha = start
+    for _ in range(NEWTON_PASSES):
+        value, slope = curve(alpha)
+        unsolved = value.abs() > TOLERANCE
+        if not bool(unsolved.any()):
+            return alpha
+        newton, half = torch.addcdiv(alpha, value, slope.clamp_min(LEAST_SLOPE), value=-1), alpha / 2
+        alpha = torch.where(unsolved, newton.clamp(half, half + 0.5), alpha)
+    unsolved = curve(alpha)[0].abs() > TOLERANCE
+    return torch.where(unsolved, _bracketed_newton(curve, start), alpha)
+
+
+def _bracketed_newton(curve: Curve, start: Tensor) -> Tensor:
+    """The same, safe on any curve.
 
     A Newton step that leaves the bracket, or fails to halve the residual, is replaced by bisection.
     """
-    low, high = torch.zeros_like(like), torch.ones_like(like)
-    alpha = torch.full_like(like, EQUAL_ALPHA)
-    previous = torch.full_like(like, torch.inf)
+    low, high = torch.zeros_like(start), torch.ones_like(start)
+    alpha = start
+    previous = torch.full_like(start, torch.inf)
     for _ in range(MAX_PASSES):
         value, slope = curve(alpha)
         size = value.abs()
@@ -83,7 +96,7 @@ def _bracketed_newton(curve: Curve, like: Tensor) -> Tensor:
             break
         low = torch.where(value < 0, alpha, low)
         high = torch.where(value > 0, alpha, high)
-        newton = alpha - value / slope.clamp_min(1e-300)
+        newton = alpha - value / slope.clamp_min(LEAST_SLOPE)
         trusted = (newton > low) & (newton < high) & (size <= previous / 2)
         step = torch.where(trusted, newton, (low + high) / 2)
         alpha, previous = torch.where(done, alpha, step), size

@@ -9,28 +9,40 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
 NEG_INF = -math.inf
-LEAST = -1e300  # times a probability of 0 it is 0, where −inf would be NaN
+HEAD = 32  # ids that a trust region is looked for in first: as a rule it has a dozen
 
 
-def log_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:  # [B, V] any float
-    """Log-probabilities [B, V] float64 of logits at a temperature; 0 leaves the logits as they are."""
-    return torch.log_softmax(logits.double() / (temperature or 1.0), dim=-1)
+def log_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:  # [..., V] any float
+    """Log-probabilities [..., V] float64 of logits at a temperature; 0 leaves the logits as they are."""
+    return softmax(logits, temperature)[0]
 
 
-def renormalise(logprobs: Tensor, support: Tensor) -> Tensor:  # [B, V] float64, [B, V] bool
-    """Log-probabilities [B, V] restricted to a support; all −inf where the support has no mass."""
-    inside = logprobs.masked_fill(~support, NEG_INF)
-    total = inside.logsumexp(dim=-1, keepdim=True)
-    return torch.where(total == NEG_INF, inside, inside - total)
+def softmax(logits: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:  # [..., V] any float
+    """`log_softmax` with the probabilities [..., V] float64, by one exponential for both."""
+    scaled = logits.double()
+    if temperature not in (0.0, 1.0):
+        scaled = scaled / temperature
+    logprobs = scaled - scaled.amax(dim=-1, keepdim=True)
+    probs = logprobs.exp()
+    total = probs.sum(dim=-1, keepdim=True)
+    return logprobs.sub_(total.log()), probs.div_(total)
 
 
-def expectation(probs: Tensor, values: Tensor) -> Tensor:  # [B, V], [B, V] float64
-    """E_p[values] [B], where ids of probability zero do not count whatever their value."""
-    return torch.where(probs > 0, probs * values, 0.0).sum(dim=-1)
+def renormalise(logprobs: Tensor, support: Tensor) -> Tensor:  # [..., B, V] float64, [B, V] bool
+    """Log-probabilities [..., B, V] restricted to a support; all −inf where the support has no mass."""
+    if not bool(support.all()):
+        logprobs = logprobs.masked_fill(~support, NEG_INF)
+    return logprobs.log_softmax(dim=-1).nan_to_num_(NEG_INF, math.inf, NEG_INF)
+
+
+def expectation(probs: Tensor, values: Tensor) -> Tensor:  # [..., V], [..., V] float64
+    """E_p[values] [...]; an id of probability zero does not count, though its value be infinite."""
+    return (probs * values).nansum(dim=-1)
 
 
 def entropy(logprobs: Tensor) -> Tensor:  # [B, V] float64
@@ -38,8 +50,8 @@ def entropy(logprobs: Tensor) -> Tensor:  # [B, V] float64
     return -expectation(logprobs.exp(), logprobs)
 
 
-def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:  # [B, V], [B, V] float64
-    """KL(p‖q) [B], nats; inf where p draws an id that q cannot."""
+def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:  # [B, V], [..., B, V] float64
+    """KL(p‖q) [..., B], nats; inf where p draws an id that q cannot."""
     return expectation(log_p.exp(), log_p - log_q).clamp_min(0.0)
 
 
@@ -48,15 +60,10 @@ def js_divergence(log_p: Tensor, log_q: Tensor, p: Tensor, q: Tensor) -> Tensor:
 
     Takes the probabilities beside their logarithms, which the caller has: an exponential of [B, V] saved each.
     """
-    middle = (p + q) / 2
-    mixed_nats = -torch.xlogy(middle, middle).sum(dim=-1)
-    nats = -(_finite_product(p, log_p) + _finite_product(q, log_q)).sum(dim=-1)
-    return (mixed_nats - nats / 2).clamp(0.0, math.log(2))
-
-
-def _finite_product(probs: Tensor, logprobs: Tensor) -> Tensor:
-    """p·log p, 0 where p is 0."""
-    return probs * logprobs.clamp_min(LEAST)
+    middle = (p + q).mul_(0.5)
+    mixed_nats = middle.log().mul_(middle).nansum(dim=-1)
+    nats = expectation(p, log_p) + expectation(q, log_q)
+    return (nats / 2 - mixed_nats).clamp(0.0, math.log(2))
 
 
 def overlap(p: Tensor, q: Tensor, top_k: int) -> tuple[Tensor, Tensor]:  # [B, V], [B, V] float64 probabilities
@@ -70,15 +77,41 @@ def overlap(p: Tensor, q: Tensor, top_k: int) -> tuple[Tensor, Tensor]:  # [B, V
     return torch.minimum(*totals).clamp(0.0, 1.0), shared.sum(dim=-1)
 
 
+def ascending(values: Tensor) -> Tensor:  # [..., V] float32 or float64
+    """The same in ascending order; on a CPU by numpy, whose vectorised sort is 5 to 20 times as fast."""
+    return torch.from_numpy(np.sort(values.numpy())) if values.is_cpu else values.sort(dim=-1).values
+
+
 def top_p_support(probs: Tensor, top_p: float) -> Tensor:  # [B, V] float64 probabilities
     """The smallest set [B, V] bool of likeliest ids that holds `top_p` of the mass.
 
     Ids as likely as the last one taken are all in, so that the set does not depend on the ids' order.
     """
-    ordered = probs.sort(dim=-1, descending=True).values
+    ordered = ascending(probs).flip(-1)
+    return (probs >= ordered.gather(-1, _last_of_top_p(ordered, top_p))) & (probs > 0)
+
+
+def least_of_top_p(ranked: Tensor, highest: Tensor, temperature: float, top_p: float) -> Tensor:
+    """The least logit [B, 1] of the smallest set of likeliest ids that holds `top_p` of the mass.
+
+    `ranked`: [B, V] logits in ascending order; `highest`: [B] float64, the likeliest id's log-probability.
+    """
+    num = HEAD
+    while True:
+        head = ranked[:, -num:].flip(-1)
+        below = head.double()
+        below = (below - below[:, :1]) / temperature
+        last = _last_of_top_p((below + highest[:, None]).exp(), top_p)
+        if num >= ranked.shape[-1] or int(last.max()) < num - 1:
+            return head.gather(-1, last)
+        num *= 8
+
+
+def _last_of_top_p(ordered: Tensor, top_p: float) -> Tensor:  # [B, V] float64 probabilities, descending
+    """The column [B, 1] at which the mass reaches `top_p`; the last one with mass where it never does."""
     before = ordered.cumsum(dim=-1) - ordered
-    last = (before < top_p).sum(dim=-1, keepdim=True) - 1
-    return (probs >= ordered.gather(-1, last)) & (probs > 0)
+    inside = (before < top_p) & (ordered > 0)
+    return (inside.sum(dim=-1, keepdim=True) - 1).clamp_min_(0)
 
 
 def compact(support: Tensor) -> tuple[Tensor, Tensor]:  # [B, V] bool
@@ -87,13 +120,10 @@ def compact(support: Tensor) -> tuple[Tensor, Tensor]:  # [B, V] bool
     K is the largest support; shorter ones are filled up with id 0, where the second tensor is False.
     """
     sizes = support.sum(dim=-1)
-    rows, ids = support.nonzero(as_tuple=True)
-    starts = sizes.cumsum(dim=-1) - sizes
-    places = torch.arange(len(ids), device=ids.device) - starts[rows]
+    ids = support.nonzero(as_tuple=True)[1]
     inside = torch.arange(int(sizes.max()), device=ids.device) < sizes[:, None]
     compacted = torch.zeros_like(inside, dtype=torch.int64)
-    compacted[rows, places] = ids
-    return compacted, inside
+    return compacted.masked_scatter_(inside, ids), inside
 
 
 def top_k_support(logprobs: Tensor, top_k: int) -> Tensor:  # [B, V] float64

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 MASK = 0xFFFFFFFF
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
 ROUNDS = 10
+_MASK, _HALF = np.uint64(MASK), np.uint64(32)
+_MULTIPLIERS, _WEYL = np.array(MULTIPLIERS, np.uint64)[:, None], np.array(WEYL, np.uint64)
 
 
 def row_key(row_id: str, sample_idx: int) -> int:
@@ -24,31 +28,26 @@ def row_key(row_id: str, sample_idx: int) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def philox(counter: tuple[Tensor, ...], key: tuple[int, int]) -> tuple[Tensor, ...]:
-    """Four random words [B] int64 in [0, 2³²) of four counter words [B] and two key words.
+def philox(counter: NDArray[np.uint64], key: tuple[int, int]) -> NDArray[np.uint64]:
+    """Four random words [4, B] in [0, 2³²) of four counter words [4, B] and two key words.
 
-    int64 products wrap modulo 2⁶⁴, so that the masked shift still gives their upper word.
+    By numpy: a step asks for some hundred numbers, and its calls on so few take half the time of torch's.
     """
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
-    for _ in range(ROUNDS):
-        left, right = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
-        c0, c1, c2, c3 = (
-            ((right >> 32) & MASK) ^ c1 ^ k0,
-            right & MASK,
-            ((left >> 32) & MASK) ^ c3 ^ k1,
-            left & MASK,
-        )
-        k0, k1 = (k0 + WEYL[0]) & MASK, (k1 + WEYL[1]) & MASK
-    return c0, c1, c2, c3
+    keys = (np.array(key, np.uint64) + np.arange(ROUNDS, dtype=np.uint64)[:, None] * _WEYL) & _MASK
+    even, odd = counter[0::2], counter[1::2]
+    for round_key in keys[:, :, None]:
+        products = even * _MULTIPLIERS
+        even, odd = (products >> _HALF)[::-1] ^ odd ^ round_key, (products & _MASK)[::-1]
+    return np.stack([even[0], odd[0], even[1], odd[1]])
 
 
 def uniforms(seed: int, row_keys: Tensor, positions: Tensor) -> Tensor:  # [B] int64, [B] int64
     """One number [B] float64 in (0, 1] a row, 53 random bits each."""
-    counter = (row_keys & MASK, (row_keys >> 32) & MASK, positions & MASK, torch.zeros_like(positions))
+    keys, places = (words.cpu().numpy().astype(np.uint64) for words in (row_keys, positions))
+    counter = np.stack([keys & _MASK, keys >> _HALF, places & _MASK, np.zeros_like(places)])
     high, low, _, _ = philox(counter, (seed & MASK, seed >> 32))
-    bits = (high << 21) | (low >> 11)
-    return (bits.double() + 0.5) * 2.0**-53
+    bits = (high << np.uint64(21)) | (low >> np.uint64(11))
+    return torch.from_numpy((bits.astype(np.float64) + 0.5) * 2.0**-53).to(row_keys.device)
 
 
 def draw_places(log_q: Tensor, seed: int, row_keys: Tensor, positions: Tensor) -> Tensor:

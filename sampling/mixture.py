@@ -10,6 +10,7 @@ This is the reference in plain torch; every sum is float64.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -19,19 +20,22 @@ from sampling.alpha import solve_alpha
 from sampling.config import MixtureConfig, SamplingConfig
 from sampling.distributions import (
     NEG_INF,
+    ascending,
     compact,
     entropy,
+    expectation,
     js_divergence,
-    kl_divergence,
-    log_softmax,
+    least_of_top_p,
     min_p_support,
     overlap,
     renormalise,
+    softmax,
     top_k_support,
     top_p_support,
 )
 from sampling.results import FALLBACK, FORCED, MIXED
 
+LARGEST_LOG = 700.0  # e^-700 is not 0 in float64
 MAX_LOG_ESS_RATIO = 80.0  # e^80 still fits float32; beyond it the ratio says nothing more
 
 
@@ -77,29 +81,34 @@ def mix(
     With `likeliest` the last column is the bucket of all ids of which nothing was said (sampling/http/union.py): it has
     mass and is never drawn. The trust region is then taken of the ids that `likeliest` names, the teacher's own first.
     """
-    theta_logits, teacher_logits = theta_logits[:, :num_ids], teacher_logits[:, :num_ids]
-    finite = _usable(theta_logits) & _usable(teacher_logits)
-    log_theta = log_softmax(theta_logits.where(finite[:, None], 0.0), sampling.temperature)
-    log_teacher = log_softmax(teacher_logits.where(finite[:, None], 0.0), sampling.temperature)
-    theta, teacher = log_theta.exp(), log_teacher.exp()
+    logits, finite = _stacked(theta_logits[:, :num_ids], teacher_logits[:, :num_ids])
+    temperature = sampling.temperature or 1.0
+    logprobs, probs = softmax(logits, temperature)
     if likeliest is None:
-        js = js_divergence(log_theta, log_teacher, theta, teacher)
+        ranked = ascending(logits)
+        overlap_mass, overlap_count = _overlap(probs, logits, ranked, mixture.overlap_top_k, temperature)
+        js = js_divergence(logprobs[0], logprobs[1], probs[0], probs[1])
     else:
-        js = _coarse_js(theta, teacher)
-        theta, teacher = _without_bucket(theta), _without_bucket(teacher)
-    overlap_mass, overlap_count = overlap(theta, teacher, mixture.overlap_top_k)
+        js = _coarse_js(probs[0], probs[1])
+        probs[..., -1] = 0.0
+        overlap_mass, overlap_count = overlap(probs[0], probs[1], mixture.overlap_top_k)
 
     # From here on the rows are [B, K]: the ids of the trust region alone, all ids where it is off.
     if mixture.trust_region:
-        own = teacher if likeliest is None else teacher.where(likeliest, 0.0)
-        ids, region = compact(top_p_support(own, mixture.target_top_p))
+        if likeliest is None:
+            highest = logprobs[1].amax(dim=-1)
+            inside = logits[1] >= least_of_top_p(ranked[1], highest, temperature, mixture.target_top_p)
+        else:
+            inside = top_p_support(probs[1].where(likeliest, 0.0), mixture.target_top_p)
+        ids, region = compact(inside)
+        on_ids = logprobs.gather(-1, ids.expand(2, -1, -1))
     else:
-        ids = torch.arange(num_ids, device=log_theta.device).expand(len(log_theta), -1)
+        ids = torch.arange(num_ids, device=logprobs.device).expand(len(finite), -1)
         region = torch.ones_like(ids, dtype=torch.bool)
         if likeliest is not None:
             region[:, -1] = False
-    in_theta, in_teacher = log_theta.gather(-1, ids), log_teacher.gather(-1, ids)
-    common = region & (in_theta > NEG_INF) & (in_teacher > NEG_INF)
+        on_ids = logprobs
+    common = region & (on_ids.amin(dim=0) > NEG_INF)
     disjoint = ~common.any(dim=-1)
     unstable = disjoint
     if mixture.stability_check:
@@ -108,44 +117,68 @@ def mix(
 
     forced = first & mixture.force_first_token
     fallback = ~forced & (unstable if mixture.auto_fallback else disjoint)
-    solved = solve_alpha(
-        renormalise(in_theta, common), renormalise(in_teacher, common), mixture.alpha_method, mixture.alpha
-    )
-    alpha = torch.where(forced | fallback, 1.0, solved)
+    models = renormalise(on_ids, common)
+    solved = solve_alpha(models[0], models[1], mixture.alpha_method, mixture.alpha)
+    alpha = solved.masked_fill(forced | fallback, 1.0)
 
-    # Both ends are exact: 0 is theta, 1 the teacher, also on ids where the other one's probability is zero.
     weight = alpha[:, None]
-    support = torch.where((weight == 0) | (weight == 1), region, common)
-    on_theta, on_teacher = renormalise(in_theta, support), renormalise(in_teacher, support)
-    scores = torch.where(weight == 0, 0.0, weight * in_teacher)
-    scores = scores + torch.where(weight == 1, 0.0, (1 - weight) * in_theta)
+    if torch.equal(common, region):
+        support, scores = region, weight * on_ids[1] + (1 - weight) * on_ids[0]
+    else:  # both ends are exact: 0 is theta, 1 the teacher, also on ids where the other one's probability is zero
+        support = torch.where((weight == 0) | (weight == 1), region, common)
+        models = renormalise(on_ids, support)
+        scores = torch.where(weight == 0, 0.0, weight * on_ids[1])
+        scores = scores + torch.where(weight == 1, 0.0, (1 - weight) * on_ids[0])
     whole_q = renormalise(scores, support)
+    q = whole_q.exp()
+    kl_theta, kl_teacher = expectation(q, whole_q - models).clamp_min(0.0)
     log_q = _cut(whole_q, sampling)
+    drawable = log_q > NEG_INF
     return Mixture(
         ids=ids,
         log_q=log_q,
-        log_theta=log_theta,
-        log_teacher=log_teacher,
+        log_theta=logprobs[0],
+        log_teacher=logprobs[1],
         alpha=alpha,
-        kl_theta=kl_divergence(whole_q, on_theta),
-        kl_teacher=kl_divergence(whole_q, on_teacher),
+        kl_theta=kl_theta,
+        kl_teacher=kl_teacher,
         js=js,
         overlap_mass=overlap_mass,
         overlap_count=overlap_count,
-        support_size=(log_q > NEG_INF).sum(dim=-1),
-        entropy=entropy(log_q),
-        ess_ratio=_ess_ratio(whole_q, on_theta, on_teacher),
-        log_z=scores.where(log_q > NEG_INF, NEG_INF).logsumexp(dim=-1),
-        mode=torch.where(forced, FORCED, torch.where(fallback, FALLBACK, MIXED)),
+        support_size=drawable.sum(dim=-1),
+        entropy=-expectation(q, whole_q) if log_q is whole_q else entropy(log_q),
+        ess_ratio=_ess_ratio(whole_q, models),
+        log_z=scores.where(drawable, NEG_INF).amax(dim=-1) - log_q.amax(dim=-1),
+        mode=torch.full_like(overlap_count, MIXED).masked_fill_(fallback, FALLBACK).masked_fill_(forced, FORCED),
         constrained=region.sum(dim=-1) < num_ids,
         unstable=unstable,
         finite=finite,
     )
 
 
-def _without_bucket(probs: Tensor) -> Tensor:  # [B, V]
-    """The same [B, V] with nothing in the last column."""
-    return torch.cat([probs[:, :-1], torch.zeros_like(probs[:, -1:])], dim=-1)
+def _stacked(theta_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Both models' logits [2, B, V] float32 or float64, with the rows [B] bool that are usable.
+
+    A usable row holds neither NaN nor +inf, but a finite logit; zeros stand for the others.
+    """
+    dtype = torch.promote_types(torch.promote_types(theta_logits.dtype, teacher_logits.dtype), torch.float32)
+    logits = torch.stack([theta_logits.to(dtype), teacher_logits.to(dtype)])
+    finite = (logits.amax(dim=-1).abs() < math.inf).all(dim=0)  # the largest is NaN if any is NaN
+    return logits if bool(finite.all()) else logits.masked_fill_(~finite[:, None], 0.0), finite
+
+
+def _overlap(probs: Tensor, logits: Tensor, ranked: Tensor, top_k: int, temperature: float) -> tuple[Tensor, Tensor]:
+    """`overlap` of two models [2, B, V], read off the ascending order of their logits where it tells both sets.
+
+    It does where the k-th logit stands alone and its probability is not 0.
+    """
+    if top_k < logits.shape[-1]:
+        least = ranked[..., -top_k, None]
+        told = (least > ranked[..., -top_k - 1, None]) & (least > ranked[..., -1:] - LARGEST_LOG * temperature)
+        if bool(told.all()):
+            shared = (logits[0] >= least[0]) & (logits[1] >= least[1])
+            return probs.where(shared, 0.0).sum(dim=-1).amin(dim=0).clamp_max(1.0), shared.sum(dim=-1)
+    return overlap(probs[0], probs[1], top_k)
 
 
 def _coarse_js(theta: Tensor, teacher: Tensor) -> Tensor:  # [B, V], [B, V] float64 probabilities, the bucket last
@@ -160,21 +193,12 @@ def _coarse_js(theta: Tensor, teacher: Tensor) -> Tensor:  # [B, V], [B, V] floa
     return js_divergence(sides[0].log(), sides[1].log(), *sides)
 
 
-def _usable(logits: Tensor) -> Tensor:  # [B, V] any float
-    """Rows [B] bool without NaN or +inf that have at least one finite logit."""
-    highest = logits.amax(dim=-1)  # NaN if any is NaN
-    return highest.isfinite()
-
-
-def _ess_ratio(log_q: Tensor, on_theta: Tensor, on_teacher: Tensor) -> Tensor:  # [B, V] float64 each
+def _ess_ratio(log_q: Tensor, models: Tensor) -> Tensor:  # [B, V], [2, B, V] float64
     """ESS_θ(q)/ESS_t(q) [B], with ESS_x(q) = 1 / Σ π_x²/q over q's support (Kong 1992)."""
-    inside = log_q > NEG_INF
-
-    def log_sum(on_model: Tensor) -> Tensor:
-        return torch.where(inside, 2 * on_model - log_q, NEG_INF).logsumexp(dim=-1)
-
-    log_ratio = log_sum(on_teacher) - log_sum(on_theta)
-    return log_ratio.nan_to_num(nan=0.0).clamp(-MAX_LOG_ESS_RATIO, MAX_LOG_ESS_RATIO).exp()
+    log_ratios = (2 * models - log_q).masked_fill_(log_q == NEG_INF, NEG_INF)
+    log_sums = log_ratios.logsumexp(dim=-1)
+    log_ratio = (log_sums[1] - log_sums[0]).nan_to_num_(0.0)
+    return log_ratio.clamp_(-MAX_LOG_ESS_RATIO, MAX_LOG_ESS_RATIO).exp_()
 
 
 def _cut(log_q: Tensor, sampling: SamplingConfig) -> Tensor:  # [B, V] float64

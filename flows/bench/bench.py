@@ -118,7 +118,7 @@ def _notes(args: argparse.Namespace, blocks: list[Block], device: str, versions:
                 " each token. Memory is the client's alone."
             )
     if "NVIDIA" in device:
-        yield "The GPU works while Python goes on: where the mixing waits for the models, that counts as mixing."
+        yield "Parts are measured by events on the GPU, while Python runs ahead; the rest is what the GPU waited."
     if args.dummy_weights:
         yield "Random weights give almost even distributions: the trust region holds most ids, and mixing costs most."
 

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
 from sampling import MixtureConfig
-from sampling.alpha import solve_alpha
+from sampling.alpha import NEWTON_PASSES, solve_alpha
 from sampling.config import AlphaMethod
 from sampling.distributions import entropy, kl_divergence, log_softmax, renormalise
 from tests.sampling.reference import alpha_of
@@ -104,6 +104,27 @@ def test_two_ids_have_a_closed_form() -> None:
     share = (math.log1p(math.exp(t)) - math.log1p(math.exp(s))) / (t - s)
     expected = (math.log(share / (1 - share)) - s) / (t - s)
     assert solve_alpha(theta, teacher, "kl_symmetry", 0.5).item() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("method", SOLVED)
+def test_a_root_that_newton_alone_does_not_reach_is_found(method: AlphaMethod, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows left after few passes equal those that had enough; each row's way is its own."""
+    generator = torch.Generator().manual_seed(3)
+    theta, teacher = (log_softmax(torch.randn(16, 100, generator=generator) * scale) for scale in (1.0, 30.0))
+    whole = solve_alpha(theta, teacher, method, 0.5)
+    alone = torch.cat([solve_alpha(theta[row, None], teacher[row, None], method, 0.5) for row in range(16)])
+    assert torch.equal(whole, alone)
+    for passes in (0, 2):
+        assert passes < NEWTON_PASSES
+        monkeypatch.setattr("sampling.alpha.NEWTON_PASSES", passes)
+        torch.testing.assert_close(solve_alpha(theta, teacher, method, 0.5), whole, atol=1e-9, rtol=0)
+
+
+def test_an_empty_support_takes_one_half_beside_others() -> None:
+    theta, teacher = (log_softmax(torch.randn(2, 9, generator=torch.Generator().manual_seed(seed))) for seed in (5, 6))
+    expected = solve_alpha(theta[1:], teacher[1:], "kl_symmetry", 0.5)
+    theta[0] = teacher[0] = -math.inf
+    assert solve_alpha(theta, teacher, "kl_symmetry", 0.5).tolist() == [0.5, expected.item()]
 
 
 def test_entropy_method_gives_the_unsure_student_more_teacher() -> None:

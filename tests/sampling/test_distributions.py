@@ -11,14 +11,17 @@ from scipy.special import rel_entr
 from scipy.stats import entropy as scipy_entropy
 
 from sampling.distributions import (
+    ascending,
     compact,
     entropy,
     js_divergence,
     kl_divergence,
+    least_of_top_p,
     log_softmax,
     min_p_support,
     overlap,
     renormalise,
+    softmax,
     top_k_support,
     top_p_support,
 )
@@ -39,6 +42,15 @@ def test_log_softmax_divides_by_the_temperature() -> None:
     torch.testing.assert_close(log_softmax(logits).exp(), torch.tensor([[0.2, 0.8]], dtype=torch.float64))
     torch.testing.assert_close(log_softmax(logits, 2.0).exp(), torch.tensor([[1 / 3, 2 / 3]], dtype=torch.float64))
     torch.testing.assert_close(log_softmax(logits, 0), log_softmax(logits, 1))
+
+
+def test_softmax_gives_both_and_leaves_the_logits() -> None:
+    logits = torch.tensor([[0.0, math.log(4), -math.inf], [1000.0, -1000.0, 0.0]], dtype=torch.float64)
+    kept = logits.clone()
+    logprobs, probs = softmax(logits)
+    torch.testing.assert_close(logprobs, logits.log_softmax(-1), rtol=0, atol=1e-15)
+    torch.testing.assert_close(probs, logits.softmax(-1), rtol=0, atol=1e-15)
+    assert torch.equal(logits, kept)
 
 
 def test_entropy_kl_and_js_equal_scipy() -> None:
@@ -89,6 +101,27 @@ def test_top_p_takes_the_smallest_set_with_its_ties(top_p: float, size: int) -> 
     assert P[support].sum().item() >= top_p - 1e-12
     order = torch.tensor([4, 3, 2, 1, 0])
     assert (top_p_support(P[:, order], top_p) == support[:, order]).all()
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize("scale", [1.0, 4.0])  # at 1 the sets are larger than the first look, at 4 they are not
+def test_the_least_logit_of_top_p_tells_its_set(temperature: float, scale: float) -> None:
+    logits = torch.randn(8, 500, generator=torch.Generator().manual_seed(2)) * scale
+    logits[0] = 0.0  # all alike: all are in
+    logits[1, 1:] = -math.inf
+    logprobs, probs = softmax(logits, temperature)
+    ranked, highest = ascending(logits), logprobs.amax(dim=-1)
+    for top_p in (1e-9, 0.3, 0.95, 0.9999):
+        least = least_of_top_p(ranked, highest, temperature, top_p)
+        assert torch.equal(logits >= least, top_p_support(probs, top_p))
+
+
+def test_ascending_puts_nan_last() -> None:
+    values = torch.tensor([[math.inf, -1.0, math.nan], [2.0, -math.inf, 1.0]])
+    assert ascending(values)[1].tolist() == [-math.inf, 1.0, 2.0]
+    assert ascending(values)[0, :2].tolist() == [-1.0, math.inf]
+    assert ascending(values)[0, 2].isnan()
+    assert values[1].tolist() == [2.0, -math.inf, 1.0]
 
 
 def test_top_k_and_min_p() -> None:

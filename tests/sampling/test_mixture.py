@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sampling import MixtureConfig, SamplingConfig
 from sampling.config import PresetName
+from sampling.distributions import overlap
 from sampling.mixture import Mixture, kl_error, mix
 from sampling.results import FALLBACK, FORCED, MIXED
 from tests.sampling.reference import q_star
@@ -81,6 +82,14 @@ def test_the_ends_hold_also_where_the_other_models_probability_is_zero() -> None
     torch.testing.assert_close(at_one.log_q, teacher.double().log_softmax(-1))
     assert at_one.kl_theta.item() == INF
     assert at_one.kl_teacher.item() == 0
+
+
+@pytest.mark.parametrize("preset", ["balanced", "exploratory"])
+def test_at_the_ends_q_is_the_model_to_the_last_bit(preset: str) -> None:
+    theta, teacher = logits(2), logits(3)
+    assert not mixed(theta, teacher, preset=preset, alpha_method="fixed", alpha=1.0).kl_teacher.any()
+    at_zero = mixed(theta, teacher, preset=preset, alpha_method="fixed", alpha=0.0, auto_fallback=False)
+    assert not at_zero.kl_theta.any()
 
 
 @pytest.mark.parametrize("preset", ["balanced", "exploratory"])
@@ -165,6 +174,23 @@ def test_protections_measure_the_full_distributions() -> None:
     torch.testing.assert_close(wide.js, narrow.js)
     torch.testing.assert_close(wide.overlap_mass, narrow.overlap_mass)
     torch.testing.assert_close(wide.log_theta, theta.double().log_softmax(-1))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("top_k", [1, 20, 299, 300])
+@pytest.mark.parametrize("kind", ["told by the order", "ties", "probabilities of 0"])
+def test_overlap_of_the_full_distributions(kind: str, top_k: int, temperature: float) -> None:
+    theta, teacher = logits(30), logits(31)
+    if kind == "ties":  # of the k-th logit's equals only so many are in as make k
+        theta, teacher = theta.round(), theta.round()
+    elif kind == "probabilities of 0":
+        theta[:, 10:] -= 2000.0
+    got = mixed(theta, teacher, temperature=temperature, overlap_top_k=top_k)
+    p, q = (values.double().div(temperature or 1.0).softmax(-1) for values in (theta, teacher))
+    mass, count = overlap(p, q, top_k)
+    torch.testing.assert_close(got.overlap_mass, mass, atol=1e-12, rtol=0)
+    assert torch.equal(got.overlap_count, count)
+    assert (got.overlap_count <= top_k).all()
 
 
 def test_one_hot_teacher_and_one_hot_student() -> None:
