@@ -20,13 +20,14 @@ from torch import Tensor
 from sampling.drawer import Drawer
 from sampling.host_copy import HostCopy, on_device
 from sampling.one_copy import Half
+from sampling.remote.engine import RemoteEngine
 from sampling.row import Row, Settings
 from sampling.scheduler import Scheduler
 from sampling.stats import SamplingStats
 from sampling.stopwatch import Stopwatch
 from sampling.vllm_engine import VllmEngine
 
-Model = VllmEngine | Half
+Model = VllmEngine | RemoteEngine | Half
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,22 +96,37 @@ class LockstepEngine:
             return False
         watch = Stopwatch(self.theta.device)
         watch.mark("start")
-        request_ids, theta_logits = self.theta.forward(num_rows)
-        watch.mark("theta")
-        teacher_order, teacher_logits = self.teacher.forward(num_rows)
-        watch.mark("teacher")
+        forwards = self._forward(num_rows, watch)
+        request_ids, theta_logits = forwards["theta"]
+        teacher_order, teacher_logits = forwards["teacher"]
         rows = [running[request_id] for request_id in request_ids]
         teacher_logits = _reordered(teacher_logits, teacher_order, request_ids)
         token_ids, figures = self._drawer.draw(rows, theta_logits, teacher_logits, self.num_ids)
         watch.mark("mixing")
-        self.theta.commit(token_ids)
-        watch.mark("theta")
-        self.teacher.commit(_reordered(token_ids, request_ids, teacher_order))
-        watch.mark("teacher")
+        tokens = {"theta": token_ids, "teacher": _reordered(token_ids, request_ids, teacher_order)}
+        for name, model in self._local_first():
+            model.commit(tokens[name])
+            watch.mark(name)
         self._in_flight.append(Step(request_ids, rows, HostCopy(token_ids, figures), watch))
         if drawn := [request_id for request_id, row in zip(request_ids, rows, strict=True) if row.is_drawn]:
             self._finish(drawn)  # vLLM is not to schedule them again
         return True
+
+    def _forward(self, num_rows: int, watch: Stopwatch) -> dict[str, tuple[list[str], Tensor]]:
+        """Both models' forward passes, at the same time where one is in workers of its own."""
+        for model in (self.theta, self.teacher):
+            if isinstance(model, RemoteEngine):
+                model.begin_forward(num_rows)
+        forwards = {}
+        for name, model in self._local_first():
+            forwards[name] = model.forward(num_rows)
+            watch.mark(name)
+        return forwards
+
+    def _local_first(self) -> list[tuple[str, Model]]:
+        """Theta, then the teacher; the other way round where theta alone is in workers: those are waited for."""
+        models: list[tuple[str, Model]] = [("theta", self.theta), ("teacher", self.teacher)]
+        return sorted(models, key=lambda named: isinstance(named[1], RemoteEngine))
 
     def _collect(self, step: Step) -> None:
         """Give the rows of the oldest step in flight their tokens."""

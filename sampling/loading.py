@@ -1,4 +1,4 @@
-"""Two models loaded into this process, ready for lockstep."""
+"""Two models loaded, into this process or into workers, ready for lockstep."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from transformers import PreTrainedTokenizerBase
 from sampling.config import EngineConfig, MixtureConfig, ModelConfig
 from sampling.engine import LockstepEngine, Model
 from sampling.kernels.probe import disagreement
-from sampling.memory import context_length, plan_memory
+from sampling.memory import context_length
 from sampling.models import eos_ids, model_folder, weights_bytes
 from sampling.one_copy import OneCopy
-from sampling.vllm_engine import VllmEngine
+from sampling.remote.loading import Wanted, load_engines, plan_caches
+from sampling.remote.placement import place
 from sampling.vllm_options import device_type, limit_threads
 from sampling.vocabulary import check_vocabularies, load_tokenizer
 
@@ -59,23 +60,28 @@ def _load_models(theta: ModelConfig, teacher: ModelConfig, engine: EngineConfig,
     """Theta, then the teacher; one copy of the weights where they are one model."""
     lengths = context_length(theta), context_length(teacher)
     shared = is_one_model(theta, teacher)
-    memory = plan_memory(theta, teacher, engine, device, shared=shared)
-    logger.info("memory: %s", memory)
+    placement = place(theta, teacher, None if device == "cpu" else torch.cuda.device_count(), shared)
+    shared = shared and placement.theta == placement.teacher
+    caches = plan_caches(theta, teacher, engine, placement, device, shared)
     if shared:
         # each row is two requests there, and a step must be able to prefill the longest of both
         num_tokens = max(engine.max_num_batched_tokens, sum(lengths))
         both = engine.model_copy(update={"max_num_seqs": 2 * engine.max_num_seqs, "max_num_batched_tokens": num_tokens})
         adapted = theta.lora is not None, teacher.lora is not None
         model = theta if adapted[0] else teacher
-        engine_of_both = VllmEngine(model, both, max(lengths), memory.theta_bytes + memory.teacher_bytes)
+        (engine_of_both,) = load_engines(
+            [Wanted("theta with the teacher", model, both, max(lengths), sum(caches), placement.theta)], device
+        )
         copy = OneCopy(engine_of_both, lengths, adapted)
         return copy.theta, copy.teacher
-    theta_engine = VllmEngine(theta, engine, lengths[0], memory.theta_bytes)
-    try:
-        return theta_engine, VllmEngine(teacher, engine, lengths[1], memory.teacher_bytes)
-    except BaseException:
-        theta_engine.close()
-        raise
+    theta_engine, teacher_engine = load_engines(
+        [
+            Wanted("theta", theta, engine, lengths[0], caches[0], placement.theta),
+            Wanted("teacher", teacher, engine, lengths[1], caches[1], placement.teacher),
+        ],
+        device,
+    )
+    return theta_engine, teacher_engine
 
 
 def is_one_model(theta: ModelConfig, teacher: ModelConfig) -> bool:
@@ -83,7 +89,7 @@ def is_one_model(theta: ModelConfig, teacher: ModelConfig) -> bool:
     if type(theta) is not type(teacher) or theta.urls:
         return False
     adapters = {(model.lora, model.lora_revision) for model in (theta, teacher) if model.lora is not None}
-    same = ("dtype", "quantization", "trust_remote_code")
+    same = ("dtype", "quantization", "trust_remote_code", "tensor_parallel_size")
     return (
         len(adapters) <= 1
         and all(getattr(theta, name) == getattr(teacher, name) for name in same)

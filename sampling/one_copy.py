@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sampling.host_copy import on_device
+from sampling.remote.engine import RemoteEngine
 from sampling.vllm_engine import VllmEngine
 
 THETA, TEACHER = "s", "t"  # a request's id begins with the prompt it reads: the student's, the teacher's
@@ -62,7 +63,7 @@ class Half:
 class OneCopy:
     """The engine with its two sides."""
 
-    def __init__(self, engine: VllmEngine, lengths: tuple[int, int], adapted: tuple[bool, bool]) -> None:
+    def __init__(self, engine: VllmEngine | RemoteEngine, lengths: tuple[int, int], adapted: tuple[bool, bool]) -> None:
         """Of theta's side, then the teacher's: its longest row in tokens, whether the engine's adapter applies."""
         self.engine = engine
         self.theta = Half(self, THETA, lengths[0], adapted[0])

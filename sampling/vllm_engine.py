@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sampling.environment  # noqa: F401  isort: skip  (vLLM reads its environment at import)
 
+import gc
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -26,6 +27,7 @@ from sampling.vllm_options import device_type, llm_options, lora_request, set_nu
 TESTED_VERSIONS = ("0.26.0", "0.32.0")  # on an H200, by this design's prototype; on CPU, by the tests
 
 ASYNC_SCHEDULER = "vllm.v1.core.sched.async_scheduler.AsyncScheduler"
+_open_engines: set[VllmEngine] = set()  # of this process, which vLLM's parallel state belongs to
 
 
 class VllmEngine:
@@ -43,6 +45,8 @@ class VllmEngine:
         options = llm_options(model, engine, max_model_len, kv_cache_bytes)
         if self._is_async and device_type() == "cpu":
             options["scheduler_cls"] = ASYNC_SCHEDULER  # vLLM turns async_scheduling off there
+        if model.tensor_parallel_size > 1:  # this process is one rank of it (sampling/remote/worker.py)
+            options["distributed_executor_backend"] = "external_launcher"
         try:
             self._lora = lora_request(model)
             llm = LLM(**options, async_scheduling=self._is_async)
@@ -53,6 +57,7 @@ class VllmEngine:
         except Exception as error:  # vLLM raises whatever its parts raise
             raise ModelError(f"vLLM cannot load {model.model}: {first_line(error)}") from error
         self._llm: Any = llm
+        _open_engines.add(self)
         self._attach()
 
     def _attach(self) -> None:
@@ -154,8 +159,22 @@ class VllmEngine:
         self._scheduler.finish_requests(request_ids, RequestStatus.FINISHED_ABORTED)
 
     def close(self) -> None:
-        """Give the model's memory back."""
-        self._llm.llm_engine.engine_core.shutdown()
+        """Give the model's memory back; other engines of this process go on."""
+        if self not in _open_engines:
+            return
+        _open_engines.remove(self)
+        client = self._llm.llm_engine.engine_core
+        if _open_engines:  # vLLM's own shutdown would take the process groups from those
+            if (finalizer := getattr(client, "_finalizer", None)) is not None:  # 0.32.0: the same, once it is garbage
+                finalizer.detach()
+            self._executor.shutdown()
+            self._scheduler.shutdown()
+        else:
+            client.shutdown()
+        self._llm = self._core = self._executor = self._scheduler = self._runner = None
+        gc.collect()
+        if not self._on_cpu:
+            torch.cuda.empty_cache()
 
     def _hand_over(self, logits: Tensor, spec_decode_metadata: Any = None) -> Any:
         """Stands in for the runner's sampler."""

@@ -47,6 +47,7 @@ def llm_options(model: ModelConfig, engine: EngineConfig, max_model_len: int, kv
         "trust_remote_code": model.trust_remote_code,
         "max_model_len": max_model_len,
         "max_num_seqs": engine.max_num_seqs,
+        "tensor_parallel_size": model.tensor_parallel_size,
         "max_num_batched_tokens": batch_tokens(engine, max_model_len),
         "kv_cache_memory_bytes": kv_cache_bytes,
         # at start-up vLLM wants this share to be free, which beside the other engine it is not; the plan decided the

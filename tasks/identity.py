@@ -67,6 +67,7 @@ def model_identity(model: ModelConfig) -> dict[str, Any]:
     Raises ModelError when there is no such model, or no such adapter.
     """
     elsewhere = {"model", "revision", "lora", "lora_revision", "kv_cache_memory_bytes", "url", "served_name"}
+    elsewhere |= {"tensor_parallel_size", "devices"}  # where it lies moves its logits by rounding
     settings = model.model_dump(mode="json", exclude=elsewhere)
     if (adapter := adapter_of(model)) is not None:  # without one, the identity is what it was before there were any
         settings["lora"] = _content_of(adapter.files)

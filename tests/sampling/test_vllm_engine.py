@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sampling import DualSampler, EngineConfig, ModelConfig
+from sampling import DualSampler, EngineConfig, ModelConfig, SamplingConfig
 from sampling.errors import LockstepError, ModelError, UnsupportedVllmError
 from sampling.vllm_engine import VllmEngine, _inside
 from sampling.vllm_options import device_type
@@ -48,6 +48,19 @@ def test_a_model_that_vllm_cannot_load_is_one_line(tiny_pair: tuple[Path, Path],
         VllmEngine(ModelConfig(model=str(broken)), EngineConfig(max_num_seqs=2), 64, 16 << 20)
     assert "\n" not in str(caught.value)
     assert str(broken) in str(caught.value)
+
+
+def test_closing_one_sampler_leaves_another_at_work(tiny_pair: tuple[Path, Path], sampler: DualSampler) -> None:
+    """vLLM's own shutdown ends the process groups that all engines of a process share."""
+    sampling = SamplingConfig(max_tokens=6, seed=1)
+    before = sampler.generate(["one", "two"], sampling, progress=False)
+    teacher, theta = (ModelConfig(model=str(path), max_model_len=64) for path in tiny_pair)
+    other = DualSampler(teacher, theta, engine=EngineConfig(max_num_seqs=2))
+    other.generate(["one"], sampling, progress=False)
+    other.close()
+    other.close()  # a second time is no error
+    after = sampler.generate(["one", "two"], sampling, progress=False)
+    assert [out.token_ids for out in after] == [out.token_ids for out in before]
 
 
 def test_the_device_is_one_that_vllm_has() -> None:

@@ -1,0 +1,1 @@
+"""Models that live in worker processes of their own, one process a GPU."""

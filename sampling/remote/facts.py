@@ -1,0 +1,19 @@
+"""What a worker says of the model that it has loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sampling.remote.head import HeadShape
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """The same on every rank."""
+
+    max_model_len: int
+    max_num_batched_tokens: int
+    num_blocks: int
+    block_size: int
+    num_groups: int
+    head: HeadShape | None  # None: the head cannot be applied apart from the model
