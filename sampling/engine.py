@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sampling.drawer import Drawer
+from sampling.errors import LockstepError
 from sampling.host_copy import HostCopy, on_device
 from sampling.one_copy import Half
 from sampling.remote.engine import RemoteEngine
@@ -61,6 +63,10 @@ class LockstepEngine:
         self._drawer = Drawer(self.stats, fused=fused)
         self._steps_in_flight = steps_in_flight
         self._in_flight: deque[Step] = deque()
+        self._is_torn = False  # a step was begun and not ended: vLLM's caches may name blocks that nobody computed
+        # The stream of the thread that loaded: vLLM gives each thread its own, and a step may be any thread's.
+        is_cuda = theta.device.type == "cuda"
+        self._stream = torch.cuda.current_stream(theta.device) if is_cuda else None
 
     def close(self) -> None:
         """Give both models' memory back."""
@@ -75,13 +81,22 @@ class LockstepEngine:
     def step(self) -> None:
         """Launch a token for every row that runs after admission, take in the oldest that are on their way.
 
-        The latter once as many steps are in flight as may be, or nothing is left to launch.
+        The latter once as many steps are in flight as may be, or nothing is left to launch. Raises LockstepError when
+        an earlier step was broken off.
         """
+        if self._is_torn:
+            raise LockstepError(
+                "an earlier step was broken off by an error or by Ctrl-C: what the engines hold may not be what was"
+                " computed; load the models again"
+            )
+        self._is_torn = True
         start = time.perf_counter()
-        launched = self._launch()
-        if self._in_flight and (not launched or len(self._in_flight) >= self._steps_in_flight):
-            self._collect(self._in_flight.popleft())
+        with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
+            launched = self._launch()
+            if self._in_flight and (not launched or len(self._in_flight) >= self._steps_in_flight):
+                self._collect(self._in_flight.popleft())
         self.stats.total_s += time.perf_counter() - start
+        self._is_torn = False
 
     def _launch(self) -> bool:
         """Put one step in flight; False when no row wants a token."""

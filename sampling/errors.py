@@ -19,7 +19,7 @@ DualSamplingError
 │   └── NonFiniteLogitsError    a model gave NaN, +inf or no finite logit
 ├── EngineError                 the engine is broken: a retry with a fresh one may help
 │   ├── UnsupportedVllmError    this vLLM lacks an inside that lockstep needs
-│   ├── LockstepError           the two engines scheduled different rows
+│   ├── LockstepError           the two engines scheduled different rows, or a step was broken off
 │   ├── EngineDiedError         the engine's process ended before its work did
 │   ├── EngineStalledError      the engine's process lives, and does nothing (tasks/watchdog.py)
 │   └── ServerError             a server is gone, or answers what no vLLM answers
@@ -103,7 +103,7 @@ class UnsupportedVllmError(EngineError):
 
 
 class LockstepError(EngineError):
-    """The two engines scheduled different rows."""
+    """The two engines scheduled different rows, or hold what nobody computed."""
 
 
 class EngineDiedError(EngineError):

@@ -7,8 +7,9 @@ import logging
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from sampling.config import EngineConfig, MixtureConfig, ModelConfig
+from sampling.config import EngineConfig, MixtureConfig, ModelConfig, SamplingConfig
 from sampling.engine import LockstepEngine, Model
+from sampling.kernels.launch import supports
 from sampling.kernels.probe import disagreement
 from sampling.memory import context_length
 from sampling.models import eos_ids, model_folder, weights_bytes
@@ -43,14 +44,17 @@ def load(
         num_ids,
         engine.max_num_seqs,
         steps_in_flight=2 if engine.async_scheduling else 1,
-        fused=device != "cpu" and _kernel_agrees(models[0].device, num_ids, mixture),
+        fused=device != "cpu" and _kernel_agrees(models, num_ids, mixture),
     )
     return lockstep, tokenizers, ending
 
 
-def _kernel_agrees(device: torch.device, num_ids: int, mixture: MixtureConfig) -> bool:
+def _kernel_agrees(models: tuple[Model, Model], num_ids: int, mixture: MixtureConfig) -> bool:
     """Whether mixing may be the kernel's: on this device it does what plain torch does."""
-    wrong = disagreement(device, num_ids, mixture)
+    if not supports(mixture, SamplingConfig()):
+        mixture = MixtureConfig()  # another call's settings may be ones that it takes
+    theta, teacher = models
+    wrong = disagreement(theta.device, num_ids, mixture, (theta.dtype, teacher.dtype))
     if wrong is not None:
         logger.warning("plain torch mixes, which is slower: on this device the mixing kernel gives %s", wrong)
     return wrong is None

@@ -145,7 +145,8 @@ def _workspace(models: list[ModelConfig], engine: EngineConfig, device: str, sha
     if shared:  # one pass over both prompts of every row
         steps = [(models[0], max(batch_tokens(engine, sum(lengths)), 2 * num_rows))]
     workspace = {
-        "activations": sum(activations_bytes(model, num_tokens, device) for model, num_tokens in steps),
+        # one pass follows the other, and torch keeps for the second what the first gave back
+        "activations": max(activations_bytes(model, num_tokens, device) for model, num_tokens in steps),
         "logits": sum(logits_bytes(model, num_rows, device) for model in models),
         "mixing": mixing_bytes(num_rows, min(num_columns(model) for model in models)),
     }

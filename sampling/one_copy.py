@@ -31,7 +31,7 @@ class Half:
         engine = copy.engine
         self.max_num_batched_tokens, self.num_blocks = engine.max_num_batched_tokens, engine.num_blocks
         self.num_blocks_for = engine.num_blocks_for
-        self.device = engine.device
+        self.device, self.dtype = engine.device, engine.dtype
 
     def add(self, request_id: str, prompt_ids: Sequence[int], max_tokens: int) -> None:
         """Queue a request; the next `forward` prefills its whole prompt."""

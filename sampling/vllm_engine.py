@@ -78,6 +78,7 @@ class VllmEngine:
         self.max_model_len: int = _inside(core, "vllm_config.model_config.max_model_len")
         self.max_num_batched_tokens: int = _inside(core, "vllm_config.scheduler_config.max_num_batched_tokens")
         self.device = torch.device(_inside(self._runner, "device"))
+        self.dtype: torch.dtype = _inside(core, "vllm_config.model_config.dtype")  # of its logits
         self._on_cpu = self.device.type == "cpu"
         self._num_threads = torch.get_num_threads()
         self._runner._sample = self._hand_over

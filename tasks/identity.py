@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # Raised by hand when the same configuration begins to draw other tokens, or to record other figures of them, so
 # that no run is resumed across it.
-SAMPLING_REVISION = 2
+SAMPLING_REVISION = 3
 TEXT_SUFFIXES = {".json", ".jinja", ".txt", ".model", ".py"}  # configuration, tokenizer, remote code: read whole
 WEIGHT_SUFFIXES = {".safetensors"}
 # Of a weights file: its size, with 64 blocks. A 15 GB model takes 0.1 s, and other weights differ in every block.

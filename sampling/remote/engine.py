@@ -70,6 +70,7 @@ class RemoteEngine:
         if any(other != first for other in facts):
             raise LockstepError(f"the ranks of one model differ: {', '.join(map(str, facts))}; please report this")
         self.max_model_len, self.max_num_batched_tokens = first.max_model_len, first.max_num_batched_tokens
+        self.dtype = first.dtype
         self.num_blocks, self._block_size, self._num_groups = first.num_blocks, first.block_size, first.num_groups
         self._serve(None if first.head is None else self._fetch_head(first.head))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from sampling.remote.head import HeadShape
 
 
@@ -16,4 +18,5 @@ class Facts:
     num_blocks: int
     block_size: int
     num_groups: int
+    dtype: torch.dtype  # of the logits
     head: HeadShape | None  # None: the head cannot be applied apart from the model

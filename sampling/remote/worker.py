@@ -89,6 +89,7 @@ class Worker:
                 num_blocks=self._engine.num_blocks,
                 block_size=self._engine.block_size,
                 num_groups=self._engine.num_groups,
+                dtype=self._engine.dtype,
                 head=head,
             )
         )

@@ -31,7 +31,7 @@ def test_every_term_of_the_sum(tiny_pair: tuple[Path, Path]) -> None:
     assert plan.theta_bytes == plan.teacher_bytes == 4 * row + BLOCK_TOKENS * 256  # with vLLM's null block
     assert [model.num_rows for model in plan.models.values()] == [4, 4]
     assert plan.workspace == {
-        "activations": 2 * 256 * (3 * 128 + 4 * 64) * 2,  # a prompt of 256 is prefilled whole
+        "activations": 256 * (3 * 128 + 4 * 64) * 2,  # a prompt of 256 is prefilled whole, one model after the other
         "logits": 2 * 4 * (264 + 272) * 2,
         "mixing": mixing_bytes(4, 264),
         "CUDA graphs": 2 * GRAPHS_BYTES,
@@ -114,8 +114,10 @@ def test_one_model_for_both_counts_once(tiny_pair: tuple[Path, Path]) -> None:
     one = plan_memory(theta, model, ENGINE, "cuda", shared=True, device_bytes=10 * GIB)
     two = plan_memory(theta, model, ENGINE, "cuda", device_bytes=10 * GIB)
     assert (one.theta_bytes, one.teacher_bytes) == (two.theta_bytes, two.teacher_bytes)  # rows of both contexts
-    assert one.workspace["activations"] == two.workspace["activations"]  # of 256 + 512 tokens in one step, or in two
-    assert two.total_bytes - one.total_bytes == loaded_bytes(model, "cuda") + GRAPHS_BYTES
+    of_prompts = activations_bytes(model, 256, "cuda")
+    assert one.workspace["activations"] == 3 * of_prompts  # 256 + 512 tokens in one step
+    assert two.workspace["activations"] == 2 * of_prompts  # in two steps, of which 512 is the wider
+    assert two.total_bytes - one.total_bytes == loaded_bytes(model, "cuda") + GRAPHS_BYTES - of_prompts
     assert str(one).startswith("one model's weights")
 
 

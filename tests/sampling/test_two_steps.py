@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from sampling import DualOutput, DualPrompt, DualSampler, EngineConfig, FailedRow, ModelConfig, SamplingConfig
-from sampling.errors import NonFiniteLogitsError
+from sampling.errors import LockstepError, NonFiniteLogitsError
 from tests.sampling.conftest import MAX_MODEL_LEN, lockstep, theta_engine
 from tests.sampling.test_sampler import prompts
 
@@ -153,3 +153,24 @@ def test_a_row_may_fill_its_context_to_the_last_token(ahead: DualSampler) -> Non
     outs = ahead.generate(rows, SamplingConfig(max_tokens=10, seed=1), progress=False)
     assert all(len(out.token_ids) == 10 or out.finish_reason == "eos" for out in outs)
     assert any(len(out.token_ids) == 10 for out in outs)
+
+
+@pytest.mark.parametrize("part", ["forward", "settle"])
+def test_a_step_that_was_broken_off_is_the_end(
+    part: str, tiny_pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C inside a step: vLLM has named blocks that nobody computed, which the next call would read."""
+    teacher, theta = (ModelConfig(model=str(path), max_model_len=64) for path in tiny_pair)
+    engine = EngineConfig(max_num_seqs=2, async_scheduling=True)
+    sampling = SamplingConfig(max_tokens=8)
+
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with DualSampler(teacher, theta, engine=engine) as sampler:
+        with monkeypatch.context() as patched:
+            patched.setattr(theta_engine(sampler), part, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                sampler.generate(["a prompt"], sampling, progress=False)
+        with pytest.raises(LockstepError, match="broken off"):
+            sampler.generate(["a prompt"], sampling, progress=False)

@@ -32,7 +32,7 @@ def spoilt(*args, **kwargs):
 
 mixture = MixtureConfig.preset("balanced", auto_fallback=False)
 for probe.draw in (kernel, spoilt):
-    print(probe.disagreement(torch.device("cpu"), 300, mixture, SMALL_TILES))
+    print(probe.disagreement(torch.device("cpu"), 300, mixture, tiles=SMALL_TILES))
 """
 
 
