@@ -7,7 +7,7 @@ from collections import Counter
 from flows.quiet import quiet
 from flows.terminal import escape
 from sampling.errors import SourceError
-from sampling.memory import plan_memory
+from sampling.memory import check_max_tokens, context_length
 from sampling.vocabulary import check_vocabularies, load_tokenizer
 from tasks.config import PipelineConfig
 from tasks.rows import PreparedRow, QuarantinedRow, prepare_rows
@@ -48,23 +48,24 @@ def dry_run(config: PipelineConfig, num_rows: int) -> None:
 
 
 def _show_memory(config: PipelineConfig) -> None:
-    """What the pair would take of this machine, where it would be loaded on one device.
+    """What the pair would take of this machine; nothing where no vLLM is installed, which `doctor` names.
 
-    Says nothing where no vLLM is installed, which `doctor` names.
+    Raises ConfigurationError, CapacityError or ModelError as loading would.
     """
     theta, teacher = config.models.theta, config.models.teacher
-    if any(model.urls or model.devices or model.tensor_parallel_size > 1 for model in (theta, teacher)):
+    if theta.urls:
         return
     try:
         with quiet():
-            from sampling.loading import is_one_model
+            from sampling.loading import plan_pair
             from sampling.vllm_options import device_type
 
             device = device_type()
     except ImportError:
         return
-    shared = is_one_model(theta, teacher)
-    print(f"\nmemory: {plan_memory(theta, teacher, config.engine, device, shared=shared)}")
+    check_max_tokens(config.sampling.max_tokens, min(map(context_length, (theta, teacher))))
+    print()
+    plan_pair(theta, teacher, config.engine, device, print)
 
 
 def _show(number: int, row: PreparedRow) -> None:

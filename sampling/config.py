@@ -116,6 +116,8 @@ class ModelConfig(Frozen):
 
     @model_validator(mode="after")
     def _adapters_are_loaded_here(self) -> Self:
+        if self.lora is None and self.lora_revision is not None:
+            raise ValueError(f"lora_revision {self.lora_revision!r} of no adapter: give lora, or leave it out")
         if self.lora is not None and self.url:
             raise ValueError(
                 f"lora {self.lora!r} beside url {self.urls[0]!r}: a server applies its own adapters; start it with"

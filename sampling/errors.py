@@ -14,6 +14,7 @@ DualSamplingError
 │   ├── MissingFieldError       without a field that a template names (sampling/templates.py)
 │   ├── RenderError             a template fails on it (sampling/templates.py)
 │   ├── EmptyPromptError
+│   ├── UnknownTokenError       a prompt given as ids holds one that its model does not have
 │   ├── PromptTooLongError
 │   ├── RowCapacityError        prompt + max_tokens exceed a whole KV cache
 │   └── NonFiniteLogitsError    a model gave NaN, +inf or no finite logit
@@ -74,6 +75,12 @@ class EmptyPromptError(RowError):
     """A prompt that holds no token."""
 
     reason = "empty_prompt"
+
+
+class UnknownTokenError(RowError):
+    """A prompt of ids one of which its model does not have."""
+
+    reason = "unknown_token"
 
 
 class PromptTooLongError(RowError):

@@ -26,7 +26,9 @@ def loaded_bytes(model: ModelConfig, device: str) -> int:
     adapter = adapter_of(model)
     factors = 0
     if adapter is not None:
-        factors = MAX_LORAS * adapter.max_rank * sum(sum(shape) for _, shape in weights(model) if len(shape) == 2)
+        factors = (
+            MAX_LORAS * adapter.max_rank * sum(sum(shape) for _, shape in weights(model).values() if len(shape) == 2)
+        )
     return (weights_bytes(model, float_bytes) + factors * float_bytes) // _num_parts(model, device)
 
 

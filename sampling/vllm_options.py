@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from sampling.config import EngineConfig, ModelConfig
+from sampling.errors import ModelError
 from sampling.lora import MAX_LORAS, adapter_of
 from sampling.memory import batch_tokens
-from sampling.models import model_folder
+from sampling.models import load_config, model_folder
 
 SMALL_MODEL_BYTES = 64 << 20
 set_num_threads = torch.set_num_threads  # vLLM's CPU worker replaces torch's own by one that does nothing
@@ -38,6 +39,11 @@ def llm_options(model: ModelConfig, engine: EngineConfig, max_model_len: int, kv
     """What vLLM's LLM is given for a model, one that is measured alone too (flows/bench). Raises ModelError."""
     on_cpu = device_type() == "cpu"
     adapter = adapter_of(model)
+    if adapter is not None and on_cpu and (model.quantization or _is_quantised(model)):
+        raise ModelError(
+            f"lora {model.lora} on the quantised {model.model}: vLLM's layers of this kind take no adapter on a CPU;"
+            " merge it into the weights, or load the model that was not quantised"
+        )
     return {
         "model": str(model_folder(model)),
         "skip_tokenizer_init": True,
@@ -58,6 +64,10 @@ def llm_options(model: ModelConfig, engine: EngineConfig, max_model_len: int, kv
         "disable_log_stats": True,
         **({} if adapter is None else {"enable_lora": True, "max_loras": MAX_LORAS, "max_lora_rank": adapter.max_rank}),
     }
+
+
+def _is_quantised(model: ModelConfig) -> bool:
+    return getattr(load_config(model), "quantization_config", None) is not None
 
 
 def lora_request(model: ModelConfig) -> Any | None:

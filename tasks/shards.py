@@ -133,6 +133,7 @@ def sample_shard(
                     ),
                 )
             except EngineError as error:
+                logger.warning("shard %05d: %s", index, error)  # Prefect's pages show what is raised, the terminal this
                 raise type(error)(f"shard {index:05d}: {error}") from error
             if following is not None and _is_untouched(folder.shard(following)):
                 engine.begin(folder.shard(following))

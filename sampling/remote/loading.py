@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -55,25 +55,32 @@ def load_engines(wanted: Sequence[Wanted], device: str) -> list[VllmEngine | Rem
 
 
 def plan_caches(
-    theta: ModelConfig, teacher: ModelConfig, engine: EngineConfig, placement: Placement, device: str, one_copy: bool
+    theta: ModelConfig,
+    teacher: ModelConfig,
+    engine: EngineConfig,
+    placement: Placement,
+    device: str,
+    one_copy: bool,
+    say: Callable[[str], None] = logger.info,
 ) -> tuple[int, int]:
     """KV cache bytes on each of theta's GPUs, then on each of the teacher's. Raises CapacityError.
 
+    `say` is given each plan in words.
     Models that have no GPU in common are planned apart; on a CPU all processes share one memory.
     """
     if device == "cpu":
         plan = plan_memory(theta, teacher, engine, device, shared=one_copy)
-        logger.info("memory: %s", plan)
+        say(f"memory: {plan}")
         return plan.theta_bytes // _num_splits(theta), plan.teacher_bytes // _num_splits(teacher)
     if set(placement.theta) & set(placement.teacher):
         gpus = (*placement.theta, *placement.teacher)
         plan = plan_memory(theta, teacher, engine, device, shared=one_copy, device_bytes=_least_memory(gpus, device))
-        logger.info("memory of GPU %s: %s", _shown(gpus), plan)
+        say(f"memory of GPU {_shown(gpus)}: {plan}")
         return plan.theta_bytes, plan.teacher_bytes
     theta_plan = plan_memory(theta, None, engine, device, device_bytes=_least_memory(placement.theta, device))
     teacher_plan = plan_memory(None, teacher, engine, device, device_bytes=_least_memory(placement.teacher, device))
     for gpus, plan in ((placement.theta, theta_plan), (placement.teacher, teacher_plan)):
-        logger.info("memory of GPU %s: %s", _shown(gpus), plan)
+        say(f"memory of GPU {_shown(gpus)}: {plan}")
     return theta_plan.theta_bytes, teacher_plan.teacher_bytes
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
 from sampling import errors
@@ -29,7 +30,8 @@ class Workers:
         self._failure: DualSamplingError | None = None
         self._processes: list[subprocess.Popen[bytes]] = []
         self._connections: list[Connection] = []
-        ranks = {"WORLD_SIZE": str(len(devices)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+        self._port = _free_port()
+        ranks = {"WORLD_SIZE": str(len(devices)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(self._port)}
         if on_gpus:
             ranks["CUDA_VISIBLE_DEVICES"] = ",".join(_visible(device) for device in devices)
         try:
@@ -97,6 +99,8 @@ class Workers:
                 process.wait(END_TIMEOUT_S)
         for connection in self._connections:
             connection.close()
+        for left in Path("/dev/shm").glob(f"{self._port}-*cpushm*"):  # vLLM's, of ranks on a CPU: 4 MiB each
+            left.unlink(missing_ok=True)
 
     def _start(self, environment: dict[str, str], memory: int) -> None:
         ours, theirs = Pipe()

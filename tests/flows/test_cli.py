@@ -221,6 +221,27 @@ def test_the_dry_run_refuses_a_pair_that_cannot_fit(run: Run, config: Path) -> N
     )
 
 
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("models.theta.tensor_parallel_size=3", "2 attention heads, which tensor_parallel_size 3 does not divide"),
+        ("models.theta.max_model_len=100000", "max_model_len 100,000 exceeds the 1,024 tokens"),
+        ("sampling.max_tokens=1024", "max_tokens 1024 leaves no room for a prompt in a context of 1024 tokens"),
+        ("models.theta.lora_revision=main", "lora_revision 'main' of no adapter"),
+    ],
+)
+def test_the_dry_run_refuses_what_loading_would(run: Run, config: Path, setting: str, said: str) -> None:
+    code, _, err = run("produce", config, "--dry-run", "--set", setting)
+    assert code == 2
+    assert said in err
+
+
+def test_the_dry_run_plans_models_in_workers(run: Run, config: Path) -> None:
+    code, out, _ = run("produce", config, "--dry-run", "--set", "models.theta.devices=[1]")
+    assert code == 0
+    assert "\nmemory: theta's weights " in out
+
+
 def test_the_dry_run_of_rows_that_all_fail_is_an_error(run: Run, config: Path, source: Path) -> None:
     source.write_text('{"question": null, "answer": "y"}\n{"question": "", "answer": "y"}\n')
     code, _, err = run("produce", config, "--dry-run")

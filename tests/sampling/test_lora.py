@@ -148,6 +148,23 @@ def _tensor(name: str, *shape: int) -> Callable[[Path], None]:
     return change
 
 
+def _without(name: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        tensors = load_file(folder / WEIGHTS)
+        del tensors[name]
+        save_file(tensors, folder / WEIGHTS)
+
+    return change
+
+
+def _renamed(old: str, new: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        tensors = load_file(folder / WEIGHTS)
+        save_file({name.replace(old, new): tensor for name, tensor in tensors.items()}, folder / WEIGHTS)
+
+    return change
+
+
 LAYER = "base_model.model.model.layers.{}.self_attn.q_proj.lora_A.weight"
 
 
@@ -168,7 +185,12 @@ LAYER = "base_model.model.model.layers.{}.self_attn.q_proj.lora_A.weight"
         (_config(init_lora_weights="pissa"), "init_lora_weights: pissa"),
         (_tensor("base_model.model.lm_head.lora_A.weight", 4, 64), "trains base_model.model.lm_head"),
         (_tensor("base_model.model.model.embed_tokens.weight", 264, 64), "trains base_model.model.model.embed_tokens"),
-        (_tensor(LAYER.format(2), 4, 64), "the model has 2 layers"),
+        (_tensor(LAYER.format(2), 4, 64), r"has no layer model\.layers\.2\.self_attn\.q_proj"),
+        (_renamed("model.layers", "layers"), r"has no layer layers\.0\..*: an adapter of another model, or one saved"),
+        (_renamed("model.layers", "model.language_model.layers"), "has no layer model.language_model.layers.0"),
+        (_renamed("mlp", "self_attn"), r"has no layer model\.layers\.0\.self_attn\.(gate|up|down)_proj"),
+        (_tensor(LAYER.format(0), 4, 128), r"is \[4, 128\], .*'s layer \[64, 64\]"),
+        (_without(LAYER.format(0)), "holds .*q_proj.lora_B.weight without .*q_proj.lora_A.weight"),
     ],
 )
 def test_what_vllm_would_not_apply_whole_is_refused(

@@ -21,6 +21,7 @@ from sampling.errors import (
     EmptyPromptError,
     NonFiniteLogitsError,
     PromptTooLongError,
+    UnknownTokenError,
 )
 from sampling.results import FALLBACK, FORCED, MIXED
 from tests.sampling.conftest import MAX_MODEL_LEN, NUM_IDS, lockstep
@@ -221,6 +222,8 @@ def test_rows_that_cannot_be_sampled_are_named_and_stop_nothing(sampler: DualSam
         DualPrompt("", "fine", id="empty"),
         DualPrompt("x" * 250, "fine", id="long"),
         DualPrompt("fine", "x" * 1000, id="longer"),
+        DualPrompt((1, NUM_IDS), "fine", id="padding"),  # the models have columns past the tokenizer's ids
+        DualPrompt("fine", (-1,), id="negative"),
     ]
     results = {result.id: result for result in sampler.run(rows, SamplingConfig(max_tokens=10))}
     errors = {key: result.error for key, result in results.items() if isinstance(result, FailedRow)}
@@ -228,7 +231,10 @@ def test_rows_that_cannot_be_sampled_are_named_and_stop_nothing(sampler: DualSam
         "empty": EmptyPromptError,
         "long": PromptTooLongError,
         "longer": PromptTooLongError,
+        "padding": UnknownTokenError,
+        "negative": UnknownTokenError,
     }
+    assert "theta's prompt holds id -1; its tokenizer has 0 to 256" in str(errors["negative"])
     assert "250 tokens, 260 with max_tokens 10; its context is 256" in str(errors["long"])
     with pytest.raises(EmptyPromptError, match="row empty"):
         sampler.generate(rows, SamplingConfig(max_tokens=10), progress=False)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from sampling import DualSampler, EngineConfig, ModelConfig, SamplingConfig
-from sampling.errors import LockstepError, ModelError, UnsupportedVllmError
+from sampling.errors import EngineError, LockstepError, ModelError, UnsupportedVllmError
 from sampling.vllm_engine import VllmEngine, _inside
 from sampling.vllm_options import device_type
 from tests.sampling.conftest import theta_engine
@@ -59,6 +59,8 @@ def test_closing_one_sampler_leaves_another_at_work(tiny_pair: tuple[Path, Path]
     other.generate(["one"], sampling, progress=False)
     other.close()
     other.close()  # a second time is no error
+    with pytest.raises(EngineError, match="closed"):
+        other.generate(["one"], sampling, progress=False)
     after = sampler.generate(["one", "two"], sampling, progress=False)
     assert [out.token_ids for out in after] == [out.token_ids for out in before]
 
