@@ -202,6 +202,16 @@ def test_what_vllm_would_not_apply_whole_is_refused(
         adapter_of(ModelConfig(model=str(base), lora=str(folder)))
 
 
+def test_an_adapter_on_a_quantised_model_is_refused_on_a_cpu(base: Path, adapter: Path, tmp_path: Path) -> None:
+    from sampling.vllm_options import device_type, llm_options
+
+    if device_type() != "cpu":
+        pytest.skip("a GPU's quantised layers take adapters")
+    model = ModelConfig(model=str(make_int8(tmp_path / "int8", base)), lora=str(adapter))
+    with pytest.raises(ModelError, match=r"on the quantised .*int8: vLLM's layers"):
+        llm_options(model, EngineConfig(), 64, 1 << 20)
+
+
 def test_an_adapter_that_is_nowhere(base: Path) -> None:
     with pytest.raises(ModelError, match="no/such-adapter"):
         adapter_of(ModelConfig(model=str(base), lora="no/such-adapter"))

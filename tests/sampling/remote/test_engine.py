@@ -57,7 +57,7 @@ class Loaded:
     theta: RemoteEngine  # its own; two steps may be in flight
     halves: RemoteEngine  # on two workers
     tied: RemoteEngine  # its teacher, whose head is its embedding; two steps may be in flight
-    tied_here: VllmEngine  # never closed: vLLM would take the process group from every engine of this process
+    tied_here: VllmEngine  # never closed: the last test leaves it in the middle of a step
     broken: RemoteEngine
     broken_model: ModelConfig
     parent: subprocess.Popen[str]
@@ -253,11 +253,14 @@ def test_a_killed_worker_is_named(sampler: DualSampler, loaded: Loaded) -> None:
     The last test: it ends theta's two workers, and leaves `tied_here` in the middle of a step.
     """
     pids = loaded.halves.pids
+    shared = f"{loaded.halves._workers._port}-*cpushm*"
+    assert list(Path("/dev/shm").glob(shared))
     found = coupled(sampler, loaded.halves, loaded.tied_here).run(rows(), SamplingConfig(max_tokens=MAX_TOKENS))
     next(found)
     os.kill(pids[1], signal.SIGKILL)
     with pytest.raises(EngineDiedError, match=r"theta's worker 1 of 2 \(process \d+\) ended by SIGKILL.*run the same"):
         list(found)
     assert all(ends(pid) for pid in pids)
+    assert not list(Path("/dev/shm").glob(shared))
     with pytest.raises(EngineDiedError, match="theta's worker 1"):
         loaded.halves.forward(1)
