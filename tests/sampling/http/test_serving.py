@@ -88,12 +88,14 @@ def test_a_folder_for_logs_that_cannot_be(tiny_pair: tuple[Path, Path], tmp_path
 
 
 def test_a_server_that_cannot_start_names_its_log(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
-    theta = ModelConfig(model=str(tiny_pair[1]), max_model_len=4096)  # it has 1024
+    theta = ModelConfig(model=str(tiny_pair[1]), quantization="gptq")  # its config.json names none
     config = config_of(tiny_pair, tmp_path, theta=theta)
     with pytest.raises(EngineDiedError) as caught, serving.serving(config):
         pass
     assert str(caught.value).startswith(f"theta's server ended with exit code 1; {config.logs}/theta.log ends: ")
-    assert "max_model_len (4096)" in str(caught.value)
+    log = (config.logs / "theta.log").read_text().strip()
+    assert "gptq" in log
+    assert log.splitlines()[-1].strip() in str(caught.value)
     assert not children()
 
 
