@@ -96,7 +96,7 @@ def _produce(args: argparse.Namespace) -> int:
 
 
 def _fail(error: Exception, debug: bool) -> int:
-    from sampling.errors import ConfigurationError, RefusedError
+    from sampling.errors import ConfigurationError, RefusedError, RunCancelledError
 
     if debug:
         traceback.print_exception(error)
@@ -106,6 +106,9 @@ def _fail(error: Exception, debug: bool) -> int:
     if isinstance(error, RefusedError):
         _complain(str(error))
         return REFUSED
+    if isinstance(error, RunCancelledError):
+        _complain(str(error))
+        return FAILED
     where = "" if debug else f" ({_log(error)})"
     _complain(f"{type(error).__name__}: {error}{where}")
     return FAILED

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
+from prefect.exceptions import Abort
 from prefect.runtime import flow_run
 
 from flows.artifacts import show_cost, show_quality
 from flows.assets import record_dataset, record_upload
+from flows.cancellation import heeds_cancellation
 from flows.credentials import server_keys, storage_options
 from flows.fan_out import FanOut
 from flows.hooks import label_run, report_end, report_published
@@ -27,7 +29,7 @@ from flows.progress import RunProgress, ShardPages
 from flows.publish import upload
 from flows.sampling_runs import SamplingRuns, cancel_sampling
 from flows.server import start_server
-from sampling.errors import RefusedError
+from sampling.errors import RefusedError, RunCancelledError
 from sampling.memory import check_max_tokens, context_length
 from sampling.vocabulary import check_vocabularies, load_tokenizer
 from tasks.claims import Claims
@@ -87,7 +89,12 @@ def run_produce(config: PipelineConfig) -> ProduceResult:
         if (result := _find_published(folder, config.validation)) is not None and config.publish.hub is None:
             return result
     start_server()
-    return produce_dataset(config)
+    try:
+        return produce_dataset(config)
+    except Abort as error:
+        raise RunCancelledError(
+            f"Prefect ended the run ({error}); what is finished is kept, and the same command goes on from there"
+        ) from error
 
 
 @flow(
@@ -102,6 +109,11 @@ def produce_dataset(config: PipelineConfig) -> ProduceResult:
     Args:
         config: What to produce, by the sections of flows/configs/base.yaml.
     """
+    with heeds_cancellation():
+        return _produce(config)
+
+
+def _produce(config: PipelineConfig) -> ProduceResult:
     opened = open_run(config)
     folder = opened.folder
     label_run(folder)

@@ -10,6 +10,7 @@ from contextlib import closing
 from prefect import flow
 from prefect.runtime import flow_run
 
+from flows.cancellation import heeds_cancellation
 from flows.credentials import server_keys, storage_options
 from flows.logs import log_to_prefect
 from sampling.errors import EngineDiedError, EngineError, OutputError, UnsupportedVllmError
@@ -40,6 +41,7 @@ def sample_shards(work: str) -> int:
     log_to_prefect()
     run = str(flow_run.id)
     with (
+        heeds_cancellation(),
         output_errors(folder.work),
         Heartbeat(folder, run) as heartbeat,
         EngineProcess(config, folder, server_keys(config), name=f"{OWN_ENGINE}-{run[:8]}") as engine,

@@ -25,6 +25,7 @@ DualSamplingError
 │   ├── EngineStalledError      the engine's process lives, and does nothing (tasks/watchdog.py)
 │   └── ServerError             a server is gone, or answers what no vLLM answers
 ├── PublishError                the Hub does not answer, or does not hold what it was sent
+├── RunCancelledError           somebody cancelled the run on Prefect's pages
 └── RefusedError                the gate refused to publish a dataset (exit code 3)
 """
 
@@ -127,6 +128,10 @@ class ServerError(EngineError):
 
 class PublishError(DualSamplingError):
     """The Hub does not answer, or does not hold what it was sent; the same command goes on where it ended."""
+
+
+class RunCancelledError(DualSamplingError):
+    """Somebody cancelled the run on Prefect's pages; the same command goes on where it ended."""
 
 
 class RefusedError(DualSamplingError):

@@ -16,12 +16,13 @@ from sampling.errors import OutputError
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-def write_bytes(path: Path, data: bytes | memoryview) -> None:
+def write_bytes(path: Path, data: bytes | memoryview, among_others: bool = False) -> None:
     """Write under a temporary name, flush to the disk, rename.
 
-    The temporary name is always the same, so that what a crash leaves is overwritten.
+    The temporary name is a folder's only one, so that what a crash leaves is overwritten; `among_others`, where other
+    processes write to the same folder, it is the file's own.
     """
-    temporary = path.parent / ".writing"
+    temporary = path.parent / (f".{path.name}.writing" if among_others else ".writing")
     with open(temporary, "wb") as file:
         file.write(data)
         file.flush()
@@ -30,10 +31,11 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
     sync(path.parent)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, among_others: bool = False) -> None:
     """Write a JSON document durably. NaN and infinities, for which JSON has no word, become text."""
     value = json.loads(json.dumps(value), parse_constant=str)
-    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_bytes(path, text.encode(), among_others)
 
 
 def read_json(path: Path) -> Any | None:

@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import threading
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from types import TracebackType
 from typing import Self
@@ -79,21 +80,22 @@ class Heartbeat:
         with self._lock:
             self._beat = beat = replace(self._beat, number=self._beat.number + 1)
         try:
-            write_json(self._path, asdict(beat))
+            write_json(self._path, asdict(beat), among_others=True)
             self._folder.keep(self._path)
         except (OSError, OutputError) as error:
             logger.warning("a run's sign of life cannot be written: %s", error)
 
 
 def read_beats(folder: RunFolder) -> dict[str, Beat]:
-    """The last beat of each run, by the run's id."""
+    """The last beat of each run, by the run's id; one that cannot be read is none, for it is no data of the run's."""
     if folder.mirror is not None:
         for name in folder.mirror.listing(folder.runs):
             folder.mirror.refresh(folder.runs / name)
     beats = {}
     for path in folder.runs.glob("*.json"):
-        if (values := read_json(path)) is not None:
-            progress = values.pop("progress")
-            beat = Beat(**values, progress=Progress(**progress) if progress else None)
-            beats[beat.run] = beat
+        with suppress(OutputError):
+            if (values := read_json(path)) is not None:
+                progress = values.pop("progress")
+                beat = Beat(**values, progress=Progress(**progress) if progress else None)
+                beats[beat.run] = beat
     return beats

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -52,3 +54,23 @@ def test_a_disk_that_takes_no_beat_ends_no_run(folder: RunFolder, caplog: pytest
         time.sleep(0.1)
     assert "sign of life cannot be written" in caplog.text
     assert read_beats(folder) == {}
+
+
+def test_many_runs_beat_into_one_folder(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
+    runs = [f"run{i}" for i in range(4)]
+    with ExitStack() as stack:
+        for run in runs:
+            stack.enter_context(Heartbeat(folder, run, beat_s=1e-4))
+        deadline = time.monotonic() + LIMIT_S
+        while min(beat.number for beat in read_beats(folder).values()) < 100:  # two of them collide within a dozen
+            assert time.monotonic() < deadline
+    assert caplog.text == ""
+    written = {path.stem: json.loads(path.read_bytes())["run"] for path in folder.runs.glob("*.json")}
+    assert written == {run: run for run in runs}
+    assert len(list(folder.runs.iterdir())) == len(runs)
+
+
+def test_a_beat_that_cannot_be_read_is_none(folder: RunFolder) -> None:
+    with Heartbeat(folder, "run"):
+        (folder.runs / "torn.json").write_text('{"run": "to')
+        assert read_beats(folder).keys() == {"run"}

@@ -25,7 +25,8 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServic
 
     In the end nothing of it runs.
     """
-    with prefect_services(tmp_path_factory.mktemp("services")) as services:
+    # By the first second of a server's absence a worker is deaf to cancellations, as by 30 s with Prefect's own 10.
+    with prefect_services(tmp_path_factory.mktemp("services"), PREFECT_RUNNER_POLL_FREQUENCY="1") as services:
         start_everything(services)
         yield services
     assert services.alive() == []
