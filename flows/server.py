@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 import threading
 from contextvars import copy_context
@@ -10,6 +11,17 @@ from types import FrameType
 
 from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import PREFECT_API_URL
+
+GUARD = """
+import os, select, signal, sys
+server = os.pidfd_open(int(sys.argv[1]))
+select.select([0, server], [], [])
+try:
+    signal.pidfd_send_signal(server, signal.SIGTERM)
+except ProcessLookupError:  # as ever: it ended before us
+    pass
+"""
+_guards: list[subprocess.Popen[bytes]] = []  # each sees our end by that of its stdin
 
 
 def start_server() -> None:
@@ -35,4 +47,9 @@ def _exit(number: int, frame: FrameType | None) -> None:
 
 def _start() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    SubprocessASGIServer().start()
+    server = SubprocessASGIServer()
+    server.start()
+    assert server.server_process is not None
+    # The server ends with us, however we end: a process that is killed by SIGKILL runs no farewell of Prefect's.
+    command = [sys.executable, "-P", "-c", GUARD, str(server.server_process.pid)]
+    _guards.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True))

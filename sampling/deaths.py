@@ -19,16 +19,20 @@ def death(who: str, code: int, log: Path, log_start: int, shown_log: str | None 
 
     `log_start`: where its part of the log begins, bytes. `shown_log`: where its reader finds it, if not there.
     """
-    number = -code if code < 0 else code - 128
-    name = next((known.name for known in signal.Signals if known == number), None)
-    how = f"by {name}" if name else f"with exit code {code}"
-    if number == signal.SIGKILL:
-        how += " (often the kernel, out of memory)"
     with open(log, "rb") as file:
         size = file.seek(0, 2)
         file.seek(max(log_start, size - READ_BYTES))
         text = file.read().decode(errors="replace")
-    return EngineDiedError(f"{who} ended {how}; {shown_log or log} ends: {log_end(text)}")
+    return EngineDiedError(f"{who} ended {ended(code)}; {shown_log or log} ends: {log_end(text)}")
+
+
+def ended(code: int) -> str:
+    """How a process ended: `by SIGTERM`, `with exit code 3`. `code` as `death` takes it."""
+    number = -code if code < 0 else code - 128
+    name = next((known.name for known in signal.Signals if known == number), None)
+    if number == signal.SIGKILL:
+        return f"by {name} (often the kernel, out of memory)"
+    return f"by {name}" if name else f"with exit code {code}"
 
 
 def log_end(text: str) -> str:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sampling.children import first_line
 from sampling.config import ModelConfig
 from sampling.errors import ModelError
-from sampling.models import FLOATS, first_line, read_header, snapshot, weights
+from sampling.models import FLOATS, read_header, snapshot, weights
 
 PREFIX = "base_model.model."  # PEFT's, before a layer's own name
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -24,6 +24,14 @@ CPU_SHARE = 0.3  # of a CPU machine's free memory, for the caches that are sized
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceMemory:
+    """A GPU's memory, or a machine's, bytes."""
+
+    total_bytes: int
+    free_bytes: int  # what no process holds now
+
+
+@dataclass(frozen=True, slots=True)
 class ModelMemory:
     """What one model takes of the device, bytes."""
 
@@ -94,39 +102,48 @@ def plan_memory(
     device: str,
     *,
     shared: bool = False,
-    device_bytes: int | None = None,
+    memory: DeviceMemory | None = None,
 ) -> MemoryPlan:
     """Give what weights and workspace leave to both KV caches, so that both hold the same rows of full context.
 
     At most `max_num_seqs` of them. `shared`: the two are one model, loaded once, whose one cache is the sum of both.
-    None is a model that lies elsewhere, which has a plan of its own. `device_bytes` is what `device_memory` finds.
+    None is a model that lies elsewhere, which has a plan of its own. `memory` is what `device_memory` finds.
     Raises CapacityError with the sum when not one row fits.
     """
     models = {name: model for name, model in (("theta", theta), ("teacher", teacher)) if model is not None}
-    device_bytes = device_memory(device) if device_bytes is None else device_bytes
-    on_cpu = device == "cpu"
-    share = engine.gpu_memory_utilization
+    memory = device_memory(device) if memory is None else memory
+    limit_bytes, limit, advice = _limit(memory, engine, device)
     plan = MemoryPlan(
         models={
             name: _with_one_row(model, device, counts_weights=name == "theta" or not shared)
             for name, model in models.items()
         },
         workspace=_workspace(list(models.values()), engine, device, shared),
-        limit_bytes=device_bytes if on_cpu else int(device_bytes * share),
-        limit="that are free" if on_cpu else f"({share:.0%} of the GPU's {_shown(device_bytes)})",
+        limit_bytes=limit_bytes,
+        limit=limit,
     )
     spare = plan.limit_bytes - plan.total_bytes
     if spare < 0:
         raise CapacityError(
             f"{' and '.join(models)} cannot fit: {plan}; lower max_model_len, max_num_batched_tokens, max_num_seqs or"
-            f" kv_cache_memory_bytes,{'' if on_cpu else ' raise gpu_memory_utilization,'} or choose smaller or"
-            " quantised models"
+            f" kv_cache_memory_bytes,{advice} or choose smaller or quantised models"
         )
-    if on_cpu:
-        spare = min(spare, int(CPU_SHARE * device_bytes))
+    if device == "cpu":
+        spare = min(spare, int(CPU_SHARE * memory.free_bytes))
     a_row = sum(model.row_bytes for model in plan.models.values() if not model.is_given)
     num_more = min(engine.max_num_seqs - 1, spare / max(1, a_row))
     return replace(plan, models={name: model.with_more(num_more) for name, model in plan.models.items()})
+
+
+def _limit(memory: DeviceMemory, engine: EngineConfig, device: str) -> tuple[int, str, str]:
+    """What both models may take, bytes; the same in words; what would raise it."""
+    if device == "cpu":
+        return memory.free_bytes, "that are free", ""
+    share = engine.gpu_memory_utilization
+    if (limit := int(memory.total_bytes * share)) <= memory.free_bytes:
+        return limit, f"({share:.0%} of the GPU's {_shown(memory.total_bytes)})", " raise gpu_memory_utilization,"
+    words = f"that other processes leave of the GPU's {_shown(memory.total_bytes)}"
+    return memory.free_bytes, words, " end what else runs on the GPU,"
 
 
 def _with_one_row(model: ModelConfig, device: str, counts_weights: bool = True) -> ModelMemory:
@@ -158,15 +175,18 @@ def _workspace(models: list[ModelConfig], engine: EngineConfig, device: str, sha
     return workspace
 
 
-def device_memory(device: str, number: int = 0) -> int:
-    """Bytes of a GPU's memory; on a CPU those that are free now, what the page cache would give back with them."""
+def device_memory(device: str, number: int = 0) -> DeviceMemory:
+    """Of a GPU, or of a CPU's machine: free is what the page cache would give back, too."""
     if device == "cpu":
         import psutil
 
-        return int(psutil.virtual_memory().available)
+        machine = psutil.virtual_memory()
+        return DeviceMemory(int(machine.total), int(machine.available))
     import torch
 
-    return int(torch.cuda.get_device_properties(number).total_memory)
+    free, total = torch.cuda.mem_get_info(number)
+    kept = torch.cuda.memory_reserved(number) - torch.cuda.memory_allocated(number)  # torch's, for the next sampler
+    return DeviceMemory(total, free + kept)
 
 
 def context_length(model: ModelConfig) -> int:

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
+from sampling.children import first_line
 from sampling.config import ModelConfig
 from sampling.errors import ModelError
 
@@ -134,11 +133,3 @@ def _num_bytes(dtype: str) -> int:
     """Of one element: BF16 has 2, F8_E4M3 and BOOL have 1."""
     bits = "".join(filter(str.isdigit, dtype.partition("_")[0]))
     return int(bits or 8) // 8
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text that says something, cut to 300 characters."""
-    if isinstance(error, ValidationError):  # its own first line only counts them
-        return error.errors()[0]["msg"][:300]
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:300]

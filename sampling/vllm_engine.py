@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sampling.children import first_line
 from sampling.config import EngineConfig, ModelConfig
 from sampling.errors import DualSamplingError, LockstepError, ModelError, UnsupportedVllmError
-from sampling.models import first_line
 from sampling.vllm_options import device_type, llm_options, lora_request, set_num_threads
 
 TESTED_VERSIONS = ("0.26.0", "0.32.0")  # on an H200, by this design's prototype; on CPU, by the tests

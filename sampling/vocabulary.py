@@ -5,9 +5,10 @@ from __future__ import annotations
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from sampling.children import first_line
 from sampling.config import ModelConfig
 from sampling.errors import ModelError, VocabularyMismatchError
-from sampling.models import first_line, load_config, model_folder
+from sampling.models import load_config, model_folder
 
 SHOWN = 3  # differing ids that a message names
 

@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 from filelock import FileLock
 
+from sampling.children import Message, as_message
 from sampling.config import EngineConfig, MixtureConfig, ModelConfig, SamplingConfig
-from sampling.errors import DualSamplingError, OutputError
+from sampling.errors import OutputError
 from sampling.http.config import HttpConfig
 from sampling.prompts import DualPrompt
 from sampling.results import FailedRow
@@ -167,12 +168,9 @@ def _since(before: Totals, now: Totals) -> Totals:
     return {name: value if name.startswith("max_") else value - before[name] for name, value in now.items()}
 
 
-def _as_message(error: BaseException) -> dict[str, str]:
-    """An error as the class of ours that the run raises in its place, with its text."""
-    if isinstance(error, DualSamplingError):
-        return {"error": type(error).__name__, "text": str(error)}
+def _as_message(error: BaseException) -> Message:
+    """A full disk is no fault of the engine's."""
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         text = f"{error.strerror}; finished rows are kept: free space, then run the same command again"
         return {"error": "OutputError", "text": text}
-    first, *_ = [*str(error).strip().splitlines(), ""]
-    return {"error": "EngineError", "text": f"{type(error).__name__}: {first[:300]}"}
+    return as_message(error)

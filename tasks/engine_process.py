@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Mapping
@@ -14,7 +13,7 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Self
 
-from sampling import errors
+from sampling.children import environment, from_message
 from sampling.deaths import death
 from sampling.errors import DualSamplingError, EngineDiedError, OutputError
 from tasks.config import PipelineConfig
@@ -104,7 +103,7 @@ class EngineProcess:
                 if kind == "done":
                     return
                 if kind == "error":
-                    raise _rebuilt(payload, self._shown_log)
+                    raise from_message(payload, f" (see {self._shown_log})")
                 if kind == "log":
                     logger.log(payload["level"], "%s", payload["text"])
                     continue
@@ -152,14 +151,8 @@ class EngineProcess:
     def _start(self) -> None:
         ours, theirs = Pipe()
         # Not multiprocessing: its spawn imports the caller's main module again, which may be a script without a
-        # guard, or Prefect. -P: a folder named tasks/ in the current directory must not shadow ours.
+        # guard, or Prefect.
         command = f"from tasks.engine_child import main; main({theirs.fileno()})"
-        environment = {
-            **os.environ,
-            **self._environment,
-            "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path),
-            "PYTHONFAULTHANDLER": "1",
-        }
         with open(self._log, "ab") as log, theirs:
             self._log_start = log.tell()
             self._process = subprocess.Popen(
@@ -168,7 +161,7 @@ class EngineProcess:
                 stdout=log,
                 stderr=log,
                 pass_fds=[theirs.fileno()],
-                env=environment,
+                env=environment(**self._environment),
             )
         self._connection = ours
         self._send("load", self._settings)
@@ -220,8 +213,3 @@ class EngineProcess:
         if self._connection is not None:
             self._connection.close()
         self._process = self._connection = self._begun = None
-
-
-def _rebuilt(payload: dict[str, str], log: str) -> DualSamplingError:
-    error: type[DualSamplingError] = getattr(errors, payload["error"])
-    return error(f"{payload['text']} (see {log})" if error is errors.EngineError else payload["text"])

@@ -16,7 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
-from sampling import errors
+from sampling.children import as_message, from_message
 from sampling.errors import EngineError, UnsupportedVllmError
 from sampling.record import RECORD_SCHEMA
 from tasks.columns import PREFIX, published_names, write_table
@@ -70,7 +70,8 @@ def read_failures(shard: ShardFolder) -> list[Failure]:
 
 def give_up(shard: ShardFolder, error: EngineError) -> None:
     """Say why a shard is not sampled any more, so that other shards go on."""
-    write_json(shard.failure, {"error": type(error).__name__, "text": f"{error} (on {socket.gethostname()})"})
+    message = as_message(error)
+    write_json(shard.failure, {**message, "text": f"{message['text']} (on {socket.gethostname()})"})
     shard.keep(shard.failure)
 
 
@@ -79,8 +80,9 @@ def read_failure(shard: ShardFolder) -> EngineError | None:
     values = read_json(shard.failure)
     if values is None:
         return None
-    kind: type[EngineError] = getattr(errors, values["error"])
-    return kind(values["text"])
+    error = from_message(values)
+    assert isinstance(error, EngineError)
+    return error
 
 
 def retry_options(shards: ShardsConfig) -> dict[str, Any]:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from flows.bench.job import Job, Measured
-from sampling import errors
+from sampling.children import environment, from_message
 from sampling.deaths import death
-from sampling.errors import EngineError
 
 
 def run(job: Job, log: Path, debug: bool = False) -> Measured:
@@ -21,14 +19,6 @@ def run(job: Job, log: Path, debug: bool = False) -> Measured:
     What the process prints is appended to `log`; with `debug` vLLM prints more. Raises what the process raised, under
     its own class (another exception than ours: EngineError), or EngineDiedError when it ended without a word.
     """
-    # -P: a folder named flows/ in the current directory must not shadow ours.
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path),
-        "PYTHONFAULTHANDLER": "1",
-    }
-    if debug:
-        environment["VLLM_LOGGING_LEVEL"] = "INFO"
     with tempfile.TemporaryDirectory() as folder, open(log, "ab") as out:
         result = Path(folder) / "result.json"
         out.write(f"--- {job.mode}, {job.preset}, {job.rows} rows\n".encode())
@@ -37,12 +27,16 @@ def run(job: Job, log: Path, debug: bool = False) -> Measured:
         command = [sys.executable, "-P", "-m", "flows.bench.measure", str(result)]
         # Ctrl-C reaches the child too; `run` waits for its end
         ended = subprocess.run(
-            command, input=job.model_dump_json().encode(), stdout=out, stderr=out, env=environment, check=False
+            command,
+            input=job.model_dump_json().encode(),
+            stdout=out,
+            stderr=out,
+            env=environment(**({"VLLM_LOGGING_LEVEL": "INFO"} if debug else {})),
+            check=False,
         )
         found = json.loads(result.read_bytes()) if result.exists() else None
     if found is None:
         raise death("the measuring process", ended.returncode, log, start)
     if "error" in found:
-        kind: type[errors.DualSamplingError] = getattr(errors, found["error"])
-        raise kind(f"{found['text']} (see {log})" if kind is EngineError else found["text"])
+        raise from_message(found, f" (see {log})")
     return Measured.model_validate(found)

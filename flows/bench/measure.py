@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flows.bench.job import NUM_WAVES, Job, Measured, Wave
+from sampling.children import as_message, first_line
 from sampling.config import MixtureConfig, SamplingConfig
 from sampling.errors import DualSamplingError, EngineError, ModelError
 from sampling.http.config import HttpConfig
 from sampling.memory import MemoryPlan, context_length, plan_memory
-from sampling.models import first_line, weights_bytes
+from sampling.models import weights_bytes
 from sampling.prompts import DualPrompt
 
 if TYPE_CHECKING:
@@ -44,10 +45,7 @@ def main(result: Path) -> None:
         found = measure(Job.model_validate_json(sys.stdin.read())).model_dump_json()
     except BaseException as error:
         traceback.print_exc()
-        known = isinstance(error, DualSamplingError)
-        name = type(error).__name__ if known else "EngineError"
-        text = str(error) if known else f"{type(error).__name__}: {first_line(error)}"
-        found = json.dumps({"error": name, "text": text})
+        found = json.dumps(as_message(error))
     result.write_text(found, encoding="utf-8")
     sys.stdout.flush()
     sys.stderr.flush()

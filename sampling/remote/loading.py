@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from sampling.config import EngineConfig, ModelConfig
-from sampling.memory import device_memory, plan_memory
+from sampling.memory import DeviceMemory, device_memory, plan_memory
 from sampling.models import load_config
 from sampling.remote.engine import RemoteEngine
 from sampling.remote.placement import HERE, Devices, Placement
@@ -74,11 +74,11 @@ def plan_caches(
         return plan.theta_bytes // _num_splits(theta), plan.teacher_bytes // _num_splits(teacher)
     if set(placement.theta) & set(placement.teacher):
         gpus = (*placement.theta, *placement.teacher)
-        plan = plan_memory(theta, teacher, engine, device, shared=one_copy, device_bytes=_least_memory(gpus, device))
+        plan = plan_memory(theta, teacher, engine, device, shared=one_copy, memory=_least_memory(gpus, device))
         say(f"memory of GPU {_shown(gpus)}: {plan}")
         return plan.theta_bytes, plan.teacher_bytes
-    theta_plan = plan_memory(theta, None, engine, device, device_bytes=_least_memory(placement.theta, device))
-    teacher_plan = plan_memory(None, teacher, engine, device, device_bytes=_least_memory(placement.teacher, device))
+    theta_plan = plan_memory(theta, None, engine, device, memory=_least_memory(placement.theta, device))
+    teacher_plan = plan_memory(None, teacher, engine, device, memory=_least_memory(placement.teacher, device))
     for gpus, plan in ((placement.theta, theta_plan), (placement.teacher, teacher_plan)):
         say(f"memory of GPU {_shown(gpus)}: {plan}")
     return theta_plan.theta_bytes, teacher_plan.teacher_bytes
@@ -88,8 +88,9 @@ def _shown(gpus: Iterable[int]) -> str:
     return ", ".join(map(str, sorted(set(gpus))))
 
 
-def _least_memory(gpus: Iterable[int], device: str) -> int:
-    return min(device_memory(device, gpu) for gpu in gpus)
+def _least_memory(gpus: Iterable[int], device: str) -> DeviceMemory:
+    found = [device_memory(device, gpu) for gpu in gpus]
+    return DeviceMemory(min(one.total_bytes for one in found), min(one.free_bytes for one in found))
 
 
 def _num_splits(model: ModelConfig) -> int:

@@ -23,9 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sampling.children import as_message
 from sampling.config import EngineConfig, ModelConfig
-from sampling.errors import DualSamplingError
-from sampling.models import first_line
 from sampling.remote.facts import Facts
 from sampling.remote.head import HeadShape, head_shape, probes, share_head
 from sampling.remote.shared import SharedMemory, step_buffer
@@ -50,7 +49,7 @@ def main(descriptor: int, memory: int) -> None:
         except BaseException as error:
             traceback.print_exc()
             sys.stderr.flush()
-            connection.send(("error", _as_message(error)))
+            connection.send(("error", as_message(error)))
             os._exit(1)  # whatever state the model is in, nothing of it is needed
 
 
@@ -168,10 +167,3 @@ def _meet(rank: int) -> None:
 
     address = f"tcp://{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     ExecutorWithExternalLauncher._distributed_args = lambda _: (address, rank, rank)
-
-
-def _as_message(error: BaseException) -> tuple[str, str]:
-    """An error as the class of ours to be raised in its place, with its text."""
-    if isinstance(error, DualSamplingError):
-        return type(error).__name__, str(error)
-    return "EngineError", f"{type(error).__name__}: {first_line(error)}"

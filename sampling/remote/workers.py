@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -14,7 +13,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from sampling import errors
+from sampling.children import Message, environment, from_message
+from sampling.deaths import ended
 from sampling.errors import DualSamplingError, EngineDiedError
 
 STOP_TIMEOUT_S = 10.0
@@ -102,16 +102,14 @@ class Workers:
         for left in Path("/dev/shm").glob(f"{self._port}-*cpushm*"):  # vLLM's, of ranks on a CPU: 4 MiB each
             left.unlink(missing_ok=True)
 
-    def _start(self, environment: dict[str, str], memory: int) -> None:
+    def _start(self, variables: dict[str, str], memory: int) -> None:
         ours, theirs = Pipe()
         self._connections.append(ours)
-        # Not multiprocessing: its spawn imports the caller's main module again. -P: a folder named sampling/ in the
-        # current directory must not shadow ours.
+        # Not multiprocessing: its spawn imports the caller's main module again.
         command = (
             f"from sampling.remote.lifeline import end_with; end_with({theirs.fileno()});"
             f"from sampling.remote.worker import main; main({theirs.fileno()}, {memory})"
         )
-        path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
         with theirs:
             self._processes.append(
                 subprocess.Popen(
@@ -119,11 +117,11 @@ class Workers:
                     stdin=subprocess.DEVNULL,
                     stdout=2,  # what it prints belongs to no one's output
                     pass_fds=[theirs.fileno(), memory],
-                    env={**os.environ, **environment, "PYTHONPATH": path, "PYTHONFAULTHANDLER": "1"},
+                    env=environment(**variables),
                 )
             )
 
-    def _fail(self, rank: int, said: tuple[str, str] | None = None) -> None:
+    def _fail(self, rank: int, said: Message | None = None) -> None:
         """Raise what a rank said, or how it ended; a rank that was killed explains what the others say of it."""
         if said is None:
             with suppress(subprocess.TimeoutExpired):
@@ -132,28 +130,22 @@ class Workers:
         if said is None or killed:
             self._failure = self._death(killed[0] if killed else rank)
         else:
-            kind: type[DualSamplingError] = getattr(errors, said[0])
-            self._failure = kind(f"{self._name}: {said[1]}" if kind is errors.EngineError else said[1])
+            self._failure = from_message(said, f" (in {self._who(rank)})")
         self.close()
         raise self._failure
 
     def _death(self, rank: int) -> EngineDiedError:
-        process = self._processes[rank]
-        code = process.poll()
-        if code is None:
-            how = "closed its pipe but does not end"
-        elif code < 0:
-            how = f"ended by {signal.Signals(-code).name}"
-        else:
-            how = f"ended with exit code {code}"
-        if code == -signal.SIGKILL:
-            how += " (often the kernel, out of memory)"
-        where = f", GPU {self._devices[rank]}" if self._on_gpus else ""
-        who = f"{self._name}'s worker {rank} of {len(self._devices)} (process {process.pid}{where})"
+        code = self._processes[rank].poll()
+        how = "closed its pipe but does not end" if code is None else f"ended {ended(code)}"
         return EngineDiedError(
-            f"{who} {how}; what it printed stands in this process's log. Make a new sampler, or run the same command"
-            " again: finished rows are kept. If it ends so again, lower kv_cache_memory_bytes or max_num_seqs"
+            f"{self._who(rank)} {how}; what it printed stands in this process's log. Make a new sampler, or run the"
+            " same command again: finished rows are kept. If it ends so again, lower kv_cache_memory_bytes or"
+            " max_num_seqs"
         )
+
+    def _who(self, rank: int) -> str:
+        where = f", GPU {self._devices[rank]}" if self._on_gpus else ""
+        return f"{self._name}'s worker {rank} of {len(self._devices)} (process {self._processes[rank].pid}{where})"
 
 
 def _visible(device: int) -> str:

@@ -6,10 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import flows.server
 
+LIMIT_S = 60.0  # an idle machine takes 2 s
 CODE = """
 from prefect.server.api.server import SubprocessASGIServer
 from flows.server import start_server
@@ -24,22 +28,41 @@ def blocks_sigint(pid: int) -> bool:
     return bool(int(mask.split()[1], 16) >> (signal.SIGINT - 1) & 1)
 
 
-def test_the_server_does_not_hear_ctrl_c_and_ends_with_the_run(tmp_path: Path) -> None:
+@contextmanager
+def run_with_a_server(home: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A process that has started the temporary server, with that server's pid."""
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-    environment["PREFECT_HOME"] = str(tmp_path)  # no profile of the machine's
+    environment["PREFECT_HOME"] = str(home)  # no profile of the machine's
     process = subprocess.Popen(
         [sys.executable, "-c", CODE],
         cwd=Path(flows.server.__file__).parent.parent,
         env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout is not None
-    server = int(process.stdout.readline())
-    assert blocks_sigint(server)
-    assert not blocks_sigint(process.pid)
-    process.terminate()
-    process.communicate(timeout=60)
+    with process:
+        assert process.stdout is not None
+        yield process, int(process.stdout.readline())
+
+
+def test_the_server_does_not_hear_ctrl_c_and_ends_with_the_run(tmp_path: Path) -> None:
+    with run_with_a_server(tmp_path) as (process, server):
+        assert blocks_sigint(server)
+        assert not blocks_sigint(process.pid)
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    assert "Traceback" not in said
     assert process.returncode == 128 + signal.SIGTERM
     assert not Path(f"/proc/{server}").exists()
+
+
+def test_the_server_ends_with_a_run_that_was_killed(tmp_path: Path) -> None:
+    with run_with_a_server(tmp_path) as (process, server):
+        process.kill()
+        process.communicate(timeout=60)
+    deadline = time.monotonic() + LIMIT_S
+    while Path(f"/proc/{server}").exists() and ") Z " not in Path(f"/proc/{server}/stat").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

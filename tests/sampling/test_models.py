@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from sampling import ModelConfig
 from sampling.config import DummyModel
 from sampling.errors import ModelError
-from sampling.models import eos_ids, first_line, load_config, weights_bytes
+from sampling.models import eos_ids, load_config, weights_bytes
 
 
 def test_facts_of_a_folder(tiny_pair: tuple[Path, Path]) -> None:
@@ -59,13 +58,6 @@ def test_a_cut_file_is_named(tiny_pair: tuple[Path, Path], tmp_path: Path) -> No
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(ModelError, match=r"model\.safetensors cannot be read: .*; fetch it again"):
         weights_bytes(ModelConfig(model=str(folder)))
-
-
-def test_the_line_of_a_checked_configuration_says_what_is_wrong() -> None:
-    with pytest.raises(ValidationError) as caught:
-        ModelConfig(model="a", max_model_len=1)
-    assert first_line(caught.value) == "Input should be greater than or equal to 8"
-    assert first_line(ValueError("\n")) == "ValueError"
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from sampling import EngineConfig, ModelConfig
-from sampling.memory import GIB, plan_memory
+from sampling.memory import GIB, DeviceMemory, plan_memory
 from sampling.remote import loading
 from sampling.remote.loading import plan_caches
 from sampling.remote.placement import Placement
 
 ENGINE = EngineConfig(max_num_seqs=8, gpu_memory_utilization=0.5)
-GPUS = (80 * GIB, 24 * GIB, 40 * GIB)
+GPUS = tuple(DeviceMemory(total * GIB, total * GIB) for total in (80, 24, 40))
 
 
 @pytest.fixture
@@ -29,22 +29,22 @@ def plan(pair: tuple[ModelConfig, ModelConfig], theta: tuple[int, ...], teacher:
 
 
 def test_models_apart_are_planned_apart(pair: tuple[ModelConfig, ModelConfig]) -> None:
-    theta = plan_memory(pair[0], None, ENGINE, "cuda", device_bytes=GPUS[1])
-    teacher = plan_memory(None, pair[1], ENGINE, "cuda", device_bytes=GPUS[0])
+    theta = plan_memory(pair[0], None, ENGINE, "cuda", memory=GPUS[1])
+    teacher = plan_memory(None, pair[1], ENGINE, "cuda", memory=GPUS[0])
     assert plan(pair, (1,), (0,)) == (theta.theta_bytes, teacher.teacher_bytes)
 
 
 def test_the_smallest_gpu_decides_where_they_meet(
     pair: tuple[ModelConfig, ModelConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[int] = []
+    seen: list[DeviceMemory] = []
 
-    def planned(*models: ModelConfig, device_bytes: int, shared: bool) -> Any:
-        seen.append(device_bytes)
-        return plan_memory(*models, device_bytes=device_bytes, shared=shared)  # type: ignore[arg-type]
+    def planned(*models: ModelConfig, memory: DeviceMemory, shared: bool) -> Any:
+        seen.append(memory)
+        return plan_memory(*models, memory=memory, shared=shared)  # type: ignore[arg-type]
 
     monkeypatch.setattr(loading, "plan_memory", planned)
-    both = plan_memory(*pair, ENGINE, "cuda", device_bytes=GPUS[2])
+    both = plan_memory(*pair, ENGINE, "cuda", memory=GPUS[2])
     assert plan(pair, (0, 2), (2,)) == (both.theta_bytes, both.teacher_bytes)
     assert seen == [GPUS[2]]
 
