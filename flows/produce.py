@@ -46,6 +46,7 @@ from tasks.probe import Probe, check_prompts
 from tasks.publish import Run, finish, publish_dataset
 from tasks.rows import PreparedRow, QuarantinedRow, SourceReport, prepare_rows
 from tasks.run_folder import MANIFEST, RunFolder
+from tasks.run_lock import locked
 from tasks.shards import ShardSummary, retry_options, sample_shard
 from validations.limits import Limits
 
@@ -85,7 +86,7 @@ def run_produce(config: PipelineConfig) -> ProduceResult:
     """
     silence_prefect()
     folder = open_run(config).folder
-    with folder.locked(config.shards.run_on, with_rows=False):
+    with locked(folder, config.shards.run_on, with_rows=False):
         if (result := _find_published(folder, config.validation)) is not None and config.publish.hub is None:
             return result
     start_server()
@@ -118,7 +119,7 @@ def _produce(config: PipelineConfig) -> ProduceResult:
     folder = opened.folder
     label_run(folder)
     log_to_prefect()
-    with folder.locked(config.shards.run_on) as check_lock:
+    with locked(folder, config.shards.run_on) as check_lock:
         if (result := _find_published(folder, config.validation)) is not None:
             return _with_copy(config, folder, result)
         runs = SamplingRuns(config.shards.deployment, folder) if config.shards.run_on == "deployment" else None

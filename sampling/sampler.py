@@ -9,10 +9,11 @@ import threading
 from collections.abc import AsyncIterator, Container, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Self
 
 from transformers import PreTrainedTokenizerBase
 
+from sampling.arguments import Backend, backend_of, dual_prompts, model_of
 from sampling.config import EngineConfig, MixtureConfig, ModelConfig, SamplingConfig
 from sampling.errors import ConfigurationError, EmptyPromptError, EngineError, RowError, UnknownTokenError
 from sampling.http.config import HttpConfig
@@ -26,8 +27,6 @@ from sampling.templates import encode_prompt
 if TYPE_CHECKING:
     from sampling.engine import LockstepEngine
     from sampling.http.engine import HttpEngine
-
-Backend = Literal["lockstep", "http"]
 
 
 class DualSampler:
@@ -56,8 +55,8 @@ class DualSampler:
         tokenizer; left out, that is the name it is served by.
         """
         self.mixture = mixture or MixtureConfig.preset("balanced")
-        models = _model("theta", theta, theta_url), _model("teacher", teacher, teacher_url)
-        found = _backend(models, backend)
+        models = model_of("theta", theta, theta_url), model_of("teacher", teacher, teacher_url)
+        found = backend_of(models, backend)
         self._is_closed = False
         self._lock = threading.Lock()
         self._finisher = ThreadPoolExecutor(1, thread_name_prefix="finisher")  # its thread starts with the first row
@@ -138,7 +137,7 @@ class DualSampler:
         from tqdm import tqdm
 
         sampling = sampling or SamplingConfig()
-        rows = _dual_prompts(prompts, theta_prompts)
+        rows = dual_prompts(prompts, theta_prompts)
         places = {row.id: place for place, row in enumerate(rows)}
         if len(places) < len(rows):
             raise ConfigurationError(f"{len(rows)} prompts have {len(places)} different ids; give each its own")
@@ -241,52 +240,5 @@ def _is_made(finished: object) -> bool:
     return not isinstance(finished, Future) or finished.done()
 
 
-def _model(name: str, model: str | ModelConfig | None, url: str | Sequence[str] | None) -> ModelConfig:
-    """A model by its name, by its configuration, or by its URL alone."""
-    urls = () if url is None else (url,) if isinstance(url, str) else tuple(url)
-    if model is None and not urls:
-        raise ConfigurationError(f"no {name}: give a folder, a Hub id, or {name}_url")
-    config = model if isinstance(model, ModelConfig) else ModelConfig(model=model or "")
-    if urls and config.lora is not None:
-        raise ConfigurationError(
-            f"{name}_url beside lora {config.lora!r}: a server applies its own adapters; leave one out"
-        )
-    if urls and (config.devices is not None or config.tensor_parallel_size > 1):
-        raise ConfigurationError(
-            f"{name}_url beside devices or tensor_parallel_size: a server is split where it starts"
-        )
-    return config.model_copy(update={"url": urls}) if urls else config
-
-
-def _backend(models: tuple[ModelConfig, ModelConfig], wanted: Backend | None) -> Backend:
-    served = [bool(model.urls) for model in models]
-    found: Backend = "http" if all(served) else "lockstep"
-    if any(served) != all(served) or wanted not in (None, found):
-        theta, teacher = ("a URL" if has else "no URL" for has in served)
-        raise ConfigurationError(
-            f"backend {wanted or 'http'}: theta has {theta}, the teacher {teacher}; give both a URL (http), or none"
-        )
-    return found
-
-
 def _token_ids(prompt: str | tuple[int, ...], tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     return encode_prompt(tokenizer, prompt) if isinstance(prompt, str) else tuple(prompt)
-
-
-def _dual_prompts(
-    prompts: Sequence[DualPrompt] | Sequence[str], theta_prompts: Sequence[str] | None
-) -> list[DualPrompt]:
-    if theta_prompts is not None and len(theta_prompts) != len(prompts):
-        raise ConfigurationError(f"{len(prompts)} prompts, {len(theta_prompts)} theta_prompts: give one for each")
-    thetas = prompts if theta_prompts is None else theta_prompts
-    rows: list[DualPrompt] = []
-    for place, (prompt, theta) in enumerate(zip(prompts, thetas, strict=True)):
-        if isinstance(prompt, DualPrompt):
-            if theta_prompts is not None:
-                raise ConfigurationError("theta_prompts go with plain texts; a DualPrompt holds its own")
-            rows.append(prompt)
-        else:
-            assert isinstance(prompt, str)
-            assert isinstance(theta, str)
-            rows.append(DualPrompt(teacher=prompt, theta=theta, id=str(place)))
-    return rows

@@ -1,24 +1,21 @@
-"""The folder of a run: where its work lies, who may write there, what it has published."""
+"""The folder of a run: where its work lies, what it has published."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from sampling.errors import OutputError
 from tasks.config import PipelineConfig
-from tasks.durable import output_errors, read_json, sha256_of, sync, write_json
+from tasks.durable import read_json, sha256_of, sync, write_json
 from tasks.identity import Identity, differing_keys, run_id_of
-from tasks.shard_folder import FAILURE, SUMMARY, TABLE, UNSHARED, ShardFolder
+from tasks.shard_folder import FAILURE, SUMMARY, ShardFolder
 from tasks.store.scratch import process_scratch
 
 if TYPE_CHECKING:
@@ -26,9 +23,8 @@ if TYPE_CHECKING:
 
 LATEST, MANIFEST = "latest", "manifest.json"
 KEEPING = "keeping"  # says that the run's dataset is on its way to the object store
-OWN_ENGINE, ENGINE_LOCKS = "engine", "engine*.lock"
+OWN_ENGINE = "engine"
 RUNS = "runs"
-ORPHAN_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +69,7 @@ class RunFolder:
         root, mirror = _open_root(place, options)
         path = root / name / ".work" / version
         if mirror is not None:
-            mirror.pull(path, _is_of_the_run)
+            mirror.pull(path, is_of_the_run)
         run = read_json(path / "run.json")
         if run is None:
             raise OutputError(
@@ -183,56 +179,6 @@ class RunFolder:
         if self.mirror is not None:
             self.mirror.pull(folder)
 
-    @contextmanager
-    def locked(self, run_on: str = "here", with_rows: bool = True) -> Iterator[Callable[[], None]]:
-        """Hold the work folder for this process alone; gives what raises OutputError once it is not held any more.
-
-        `run_on` is `shards.run_on`: runs of a deployment may go on in the folder of a run that was killed.
-        `with_rows`: what is sampled is fetched from an object store. Raises OutputError when it cannot be written, when
-        another run holds it (its pid and host are named), or when it belongs to another configuration (the keys that
-        differ are named).
-        """
-        with output_errors(self.work):
-            self.work.mkdir(parents=True, exist_ok=True)
-            # Not per thread: Prefect may run a task in another thread than the one that took the lock.
-            lock = FileLock(self.work / "lock", thread_local=False)
-            try:
-                lock.acquire(blocking=False)
-            except Timeout:
-                holder = read_json(self.work / "holder.json") or {"pid": "?", "host": "?", "since": "?"}
-                raise OutputError(
-                    f"{self.work} is held by another run (pid {holder['pid']} on {holder['host']}, since"
-                    f" {holder['since']}); wait for it, end it, or choose another publish.version"
-                ) from None
-        try:
-            with self._leased() as check:
-                if self.mirror is not None:
-                    wanted = _is_of_the_run
-                    if with_rows:
-                        wanted = _is_work if run_on == "here" else _is_of_the_plan
-                    self.mirror.pull(self.work, wanted)
-                    self.mirror.refresh(self.refused / MANIFEST)
-                self._wait_for_orphans(self.engine_lock(OWN_ENGINE).name if run_on == "deployment" else ENGINE_LOCKS)
-                with output_errors(self.work):
-                    since = datetime.now(UTC).isoformat(timespec="seconds")
-                    holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
-                    write_json(self.work / "holder.json", holder)
-                self._check_owner()
-                yield check
-        finally:
-            lock.release()
-
-    @contextmanager
-    def _leased(self) -> Iterator[Callable[[], None]]:
-        """The lock of a run whose folder is in an object store, which has none."""
-        if self.mirror is None:
-            yield lambda: None
-            return
-        from tasks.store.lease import Lease
-
-        with Lease(self.mirror, self.work.with_name(f"{self.version}.lease")) as lease:
-            yield lease.check
-
     def write_run(self, config: PipelineConfig, libraries: dict[str, str]) -> None:
         """Say whose work folder this is."""
         run = {"run_id": self.run_id, "identity": self.identity, "config": config.model_dump(mode="json")}
@@ -258,7 +204,7 @@ class RunFolder:
         manifest: dict[str, Any] | None = read_json(self.published / MANIFEST)
         if manifest is None:
             raise self._no_manifest()
-        self._check_identity(self.published, manifest)
+        self.check_identity(self.published, manifest)
         sizes = {} if self.mirror is None else self.mirror.listing(self.published)
         for file in manifest["files"]:
             path = self.published / file["path"]
@@ -298,25 +244,8 @@ class RunFolder:
         with suppress(OSError):  # another version may be at work there
             self.work.parent.rmdir()
 
-    def _wait_for_orphans(self, pattern: str) -> None:
-        """An engine whose run was killed ends itself within a second; until then it may still commit rows."""
-        for path in self.work.glob(pattern):
-            orphan = FileLock(path)
-            try:
-                orphan.acquire(timeout=ORPHAN_TIMEOUT_S)
-            except Timeout:
-                raise OutputError(
-                    f"an engine of an earlier run still writes to {self.work} (it holds {path.name}); end its process,"
-                    " or cancel the sample-shards runs, or go on with them: shards.run_on: deployment"
-                ) from None
-            orphan.release()
-
-    def _check_owner(self) -> None:
-        for folder, document in ((self.work, "run.json"), (self.refused, MANIFEST)):
-            if (owner := read_json(folder / document)) is not None:
-                self._check_identity(folder, owner)
-
-    def _check_identity(self, folder: Path, owner: dict[str, Any]) -> None:
+    def check_identity(self, folder: Path, owner: dict[str, Any]) -> None:
+        """Raises OutputError when what names its owner in a folder names another run than this one."""
         if owner["run_id"] == self.run_id:
             return
         differing = "; ".join(differing_keys(owner["identity"], self.identity))
@@ -336,16 +265,6 @@ def _open_root(root: str, options: Mapping[str, Any] | None) -> tuple[Path, Mirr
     return local, Mirror(root, local, options)
 
 
-def _is_work(name: str) -> bool:
-    """What a run that samples here needs of another machine's work."""
-    return Path(name).name not in UNSHARED and not name.startswith(f"{RUNS}/")
-
-
-def _is_of_the_plan(name: str) -> bool:
-    """The same without what is sampled, which comes shard by shard."""
-    return _is_work(name) and "/parts/" not in name and not name.endswith(f"/{TABLE}")
-
-
-def _is_of_the_run(name: str) -> bool:
+def is_of_the_run(name: str) -> bool:
     """What says whose work folder it is and how far the run is."""
     return "/" not in name

@@ -30,6 +30,7 @@ from sampling.record import RECORD_SCHEMA
 from tasks.config import PipelineConfig, PublishConfig, ShardsConfig
 from tasks.parts import read_parts
 from tasks.run_folder import RunFolder
+from tasks.run_lock import locked
 from tests.tiny import LAX
 from validations.limits import Limits
 
@@ -244,7 +245,7 @@ def test_a_published_dataset_is_not_made_again(reference: tuple[PipelineConfig, 
     before = (result.path / "manifest.json").stat().st_mtime_ns
     assert run_produce(config) == result
     # A crash between the publication and the link, which moves last.
-    with folder.locked():
+    with locked(folder):
         folder.write_run(config, {})
     folder.latest.unlink()
     assert run_produce(config) == result
@@ -264,7 +265,7 @@ def test_a_published_dataset_is_held_against_the_limits_given_now(
 
 def test_a_second_run_is_refused(reference: tuple[PipelineConfig, ProduceResult], tmp_path: Path) -> None:
     config = reference[0].model_copy(update={"publish": PublishConfig(root=str(tmp_path))})
-    with folder_of(config).locked(), pytest.raises(OutputError, match=f"held by another run.*pid {os.getpid()}"):
+    with locked(folder_of(config)), pytest.raises(OutputError, match=f"held by another run.*pid {os.getpid()}"):
         run_produce(config)
 
 
