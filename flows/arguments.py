@@ -95,6 +95,7 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--prompt-tokens", type=_positive, default=64, metavar="N", help="tokens of each prompt (64)")
     bench.add_argument("--preset", default="balanced", help="conservative, balanced or exploratory")
     bench.add_argument("--dummy-weights", action="store_true", help="the models are folders with a config.json alone")
+    bench.add_argument("--no-compile", action="store_true", help="load without torch.compile: seconds, not minutes")
     bench.add_argument("--http", action="store_true", help="serve both on this machine, too, and couple them")
     bench.add_argument("--theta-url", metavar="URL", help="couple these servers instead")
     bench.add_argument("--teacher-url", metavar="URL")

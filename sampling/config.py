@@ -166,3 +166,6 @@ class EngineConfig(Frozen):
     async_scheduling: bool | None = Field(
         None, description="Launch a step before the last one's tokens are on the host; default: on a GPU."
     )
+    torch_compile: bool = Field(
+        True, description="Compile the models on a GPU, as vLLM does: faster steps, minutes at the first load."
+    )

@@ -15,6 +15,7 @@ from sampling.memory import batch_tokens
 from sampling.models import load_config, model_folder
 
 SMALL_MODEL_BYTES = 64 << 20
+NOT_COMPILED = {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}  # decoding replays CUDA graphs all the same
 set_num_threads = torch.set_num_threads  # vLLM's CPU worker replaces torch's own by one that does nothing
 
 
@@ -61,6 +62,7 @@ def llm_options(model: ModelConfig, engine: EngineConfig, max_model_len: int, kv
         "gpu_memory_utilization": 0.01,
         "enable_prefix_caching": engine.enable_prefix_caching,
         "enforce_eager": on_cpu,
+        **({} if on_cpu or engine.torch_compile else {"compilation_config": NOT_COMPILED}),
         "disable_log_stats": True,
         **({} if adapter is None else {"enable_lora": True, "max_loras": MAX_LORAS, "max_lora_rank": adapter.max_rank}),
     }

@@ -82,7 +82,15 @@ def _report(args: argparse.Namespace, blocks: list[Block], device: str, folder: 
     models = {name: getattr(args, name) or str(MODELS / name) for name in ("teacher", "theta")}
     versions = {name: found for name in PACKAGES if (found := _version(name))}
     versions["python"] = platform.python_version()
-    settings = ("prompt_tokens", "max_tokens", "preset", "dummy_weights", "dtype", "gpu_memory_utilization")
+    settings = (
+        "prompt_tokens",
+        "max_tokens",
+        "preset",
+        "dummy_weights",
+        "dtype",
+        "gpu_memory_utilization",
+        "no_compile",
+    )
     facts = {
         "machine": device,
         "versions": versions,

@@ -63,7 +63,9 @@ def _models(args: argparse.Namespace) -> dict[str, ModelConfig]:
 def _ways(
     args: argparse.Namespace, rows: int, models: dict[str, ModelConfig], num_ids: int
 ) -> Iterator[tuple[str, Job]]:
-    engine = EngineConfig(max_num_seqs=rows, gpu_memory_utilization=args.gpu_memory_utilization)
+    engine = EngineConfig(
+        max_num_seqs=rows, gpu_memory_utilization=args.gpu_memory_utilization, torch_compile=not args.no_compile
+    )
 
     def job(mode: Mode, preset: Any = args.preset) -> Job:
         return Job(

@@ -27,7 +27,8 @@ def load(pair: tuple[Path, Path], *, ahead: bool) -> DualSampler:
         ModelConfig(model=str(path), max_model_len=256, dtype="float32", kv_cache_memory_bytes=256 << 20)
         for path in pair
     )
-    return DualSampler(teacher, theta, engine=EngineConfig(max_num_seqs=16, async_scheduling=ahead))
+    engine = EngineConfig(max_num_seqs=16, async_scheduling=ahead, torch_compile=False)  # which would take minutes
+    return DualSampler(teacher, theta, engine=engine)
 
 
 @pytest.fixture(scope="module")

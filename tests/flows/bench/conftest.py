@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ def arguments(tmp_path: Path) -> Arguments:
             "dummy_weights": False,
             "dtype": "auto",
             "gpu_memory_utilization": 0.9,
+            "no_compile": False,
             "http": False,
             "theta_url": None,
             "teacher_url": None,
@@ -48,12 +49,3 @@ def job() -> Job:
     theta, teacher = (ModelConfig(model=str(MODELS / name), max_model_len=128) for name in ("theta", "teacher"))
     engine = EngineConfig(max_num_seqs=2)
     return Job(mode="theta", theta=theta, teacher=teacher, engine=engine, num_ids=440, prompt_tokens=4, max_tokens=4)
-
-
-@pytest.fixture(scope="module")
-def bytecode(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One cache of compiled Python for all measuring processes: without any, vLLM's imports take 20 s in each."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
-        patch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.mktemp("bytecode")))
-        yield

@@ -55,7 +55,6 @@ def check(folder: Path, out: str, names: list[str]) -> dict[str, Any]:
     return facts
 
 
-@pytest.mark.usefixtures("bytecode")
 def test_the_demo_models_are_measured_in_every_way(
     arguments: Arguments, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -64,7 +63,6 @@ def test_the_demo_models_are_measured_in_every_way(
     check(tmp_path / "bench", capfd.readouterr().out, names)
 
 
-@pytest.mark.usefixtures("bytecode")
 def test_a_config_alone_is_enough_for_dummy_weights(
     arguments: Arguments, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
