@@ -5,6 +5,7 @@ from __future__ import annotations
 import flows.environment  # noqa: F401  isort: skip  (before torch, vLLM, Prefect)
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from tests.sampling.http.servers import Server
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# A shell's background jobs are born deaf to Ctrl-C, and so would be the commands that tests start (.ci/run).
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

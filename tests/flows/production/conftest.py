@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 
 import pytest
 
 from tests.flows.prefect_services import PrefectServices, prefect_services
-
-# A shell's background jobs are born deaf to Ctrl-C, and so would be the commands that are started here (.ci/run).
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 GPU, CPU = "gpu", "cpu"
 
