@@ -10,7 +10,7 @@ import triton.language as tl
 from sampling.draw import MASK as WORD
 from sampling.draw import MULTIPLIERS, ROUNDS, WEYL
 from sampling.kernels.moments import centre_of, row_logs, row_tilt, tilt
-from sampling.kernels.order import load_logits
+from sampling.kernels.order import load_logits, sortable
 
 MASK = tl.constexpr(WORD)
 LEFT, RIGHT = tl.constexpr(MULTIPLIERS[0]), tl.constexpr(MULTIPLIERS[1])
@@ -55,9 +55,12 @@ def tile_likeliest(scores, TILE: tl.constexpr):
 @triton.jit
 def row_draw(
     theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, sum_top, scale,
-    per_nat, least_teacher, whose, weight, log_total, uniform_number, BLOCK: tl.constexpr,
+    per_nat, least_teacher, whose, weight, log_total, uniform_number, least_key, CUT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The id of a row that a number in (0, 1] falls to: block by block up to that id."""
+    """The id of a row that a number in (0, 1] falls to: block by block up to that id.
+
+    `least_key`: of a score that `cut.row_cut` leaves; `log_total` is then of what it leaves.
+    """
     slots = tl.arange(0, BLOCK)
     centre = centre_of(theta_top, teacher_top, sum_top, weight)
     weight = weight.to(tl.float32)
@@ -73,6 +76,8 @@ def row_draw(
             nothing_listed, nothing_listed, nothing_listed, least_teacher, whose,
         )  # fmt: skip
         scores = tl.where(live, row_tilt(log_theta, log_teacher, weight, centre), float("-inf"))
+        if CUT:
+            scores = tl.where(sortable(scores) >= least_key, scores, float("-inf"))
         probs = tl.exp2((scores - level) * scale).to(tl.float64)
         total = tl.sum(probs, 0)
         if reached + total > uniform_number:

@@ -41,13 +41,9 @@ DEFAULT_TILES = Tiles()
 
 
 def supports(mixture: MixtureConfig, sampling: SamplingConfig) -> bool:
-    """Whether the kernel does what these settings say; if not, plain torch does (sampling/mixture.py).
-
-    It does not cut q* itself (top-p, top-k, min-p).
-    """
-    cuts = sampling.top_p < 1 or sampling.top_k > 0 or sampling.min_p > 0
+    """Whether the kernel does what these settings say; if not, plain torch does (sampling/mixture.py)."""
     whole = mixture.trust_region and mixture.target_top_p > MAX_TARGET_TOP_P
-    return not cuts and not whole and (sampling.temperature == 0 or sampling.temperature >= MIN_TEMPERATURE)
+    return not whole and (sampling.temperature == 0 or sampling.temperature >= MIN_TEMPERATURE)
 
 
 def draw(
@@ -86,6 +82,7 @@ def draw(
         _loadable(teacher_logits, num_ids),
         min(mixture.overlap_top_k, num_ids),
         reals,
+        sampling.top_k or num_ids,
         seeds,
         keys,
         positions,
@@ -98,6 +95,7 @@ def draw(
         FORCE=mixture.force_first_token,
         AUTO=mixture.auto_fallback,
         GREEDY=sampling.temperature == 0,
+        CUT=sampling.top_p < 1 or sampling.top_k > 0 or sampling.min_p > 0,
         LOW_BITS=16 if halves else 0,
         BLOCK=tiles.block,
         ROW_BLOCK=tiles.row_block,
@@ -112,10 +110,11 @@ def draw(
 
 @lru_cache(maxsize=64)
 def _numbers(mixture: MixtureConfig, sampling: SamplingConfig, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The settings' numbers [6] float64 with the seed [1] int64, on the device: as arguments they would be float32."""
+    """The settings' numbers [8] float64 with the seed [1] int64, on the device: as arguments they would be float32."""
     per_nat = 1 / (sampling.temperature or 1.0)
     limits = (mixture.stability_threshold_js, mixture.stability_threshold_overlap)
-    reals = [per_nat, per_nat * math.log2(math.e), mixture.alpha, mixture.target_top_p, *limits]
+    cuts = (sampling.top_p, math.log(sampling.min_p) if sampling.min_p else -math.inf)
+    reals = [per_nat, per_nat * math.log2(math.e), mixture.alpha, mixture.target_top_p, *limits, *cuts]
     return torch.tensor(reals, dtype=torch.float64, device=device), torch.tensor([sampling.seed], device=device)
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from sampling.kernels.cut import row_cut, row_keys, row_sums, tile_cut, tile_sums
 from sampling.kernels.draw import row_draw, row_likeliest, tile_draw, tile_likeliest, uniform
-from sampling.kernels.moments import COMMON, LN2, TEACHERS, THETAS, alive, tilt
-from sampling.kernels.order import least_logit, row_threshold, sortable, tile_threshold
+from sampling.kernels.moments import COMMON, LN2, TEACHERS, THETAS, alive, shares, tilt
+from sampling.kernels.order import LEAST_KEY, least_logit, row_threshold, sortable, tile_threshold
 from sampling.kernels.scan import row_overlap, tile_overlap
 from sampling.kernels.support import moments, tilted_pair
 
@@ -24,9 +25,10 @@ def draw_from_mixture(
     theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, sum_top, scale, per_nat,
     theta_log, teacher_log, js, num_common, least_seen, places, num_listed, whole,
     listed_theta, listed_teacher, listed_sum, top_k, fixed, top_p, max_js, min_overlap,
-    seed, key, position, tokens, figures,
+    most, mass, log_share, seed, key, position, tokens, figures,
     METHOD: tl.constexpr, TRUST: tl.constexpr, CHECK: tl.constexpr, FORCE: tl.constexpr, AUTO: tl.constexpr,
-    GREEDY: tl.constexpr, LOW_BITS: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr,
+    GREEDY: tl.constexpr, CUT: tl.constexpr, LOW_BITS: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr,
+    ROWS: tl.constexpr,
 ):  # fmt: skip
     """All that follows the passes every row needs: support, α, figures, token."""
     zero = theta_log * 0.0
@@ -166,11 +168,37 @@ def draw_from_mixture(
     log_ratio = tl.where(log_ratio == log_ratio, tl.minimum(tl.maximum(log_ratio, -80.0), 80.0), 0.0)
 
     scores = tl.where(inside & alive(log_theta, log_teacher, whose), tilt(log_theta, log_teacher, alpha), float("-inf"))
+    log_drawn, mean_drawn, num_drawn = log_total, mean_q + log_total, num_live
+    least_key = tl.full([], LEAST_KEY, tl.int32)
+    if CUT:
+        if ROWS:
+            if whole:
+                least_key = row_cut(
+                    theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, sum_top,
+                    scale, per_nat, least_teacher, whose, alpha, log_total, most, mass, log_share, BLOCK,
+                )  # fmt: skip
+                keys = row_keys(theta_logits, teacher_logits, theta_top, teacher_top, sum_top, alpha)
+                scores = tl.where(keys >= least_key, scores, float("-inf"))
+            else:
+                scores = tile_cut(scores, most, mass, log_share)
+        else:
+            scores = tile_cut(scores, most, mass, log_share)
+        log_drawn, mean_drawn, num_drawn = tile_sums(scores)
+        if ROWS:
+            if whole:
+                row_log, row_mean, row_num = row_sums(
+                    theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, sum_top,
+                    scale, per_nat, listed_theta, listed_teacher, listed_sum, least_teacher, whose, alpha,
+                    least_key, BLOCK,
+                )  # fmt: skip
+                log_drawn, of_list, of_row = shares(log_drawn, row_log)
+                mean_drawn = of_list * mean_drawn + of_row * row_mean
+                num_drawn += row_num
     if GREEDY:
         place = tile_likeliest(scores, TILE)
     else:
         number = uniform(seed, key, position)
-        place = tile_draw(tl.exp(scores - log_total), number, TILE)
+        place = tile_draw(tl.exp(scores - log_drawn), number, TILE)
     token = tl.sum(tl.where(at == place, ids, 0), 0)
     if ROWS:
         if whole:
@@ -182,7 +210,7 @@ def draw_from_mixture(
             else:
                 token = row_draw(
                     theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, sum_top,
-                    scale, per_nat, least_teacher, whose, alpha, log_total, number, BLOCK,
+                    scale, per_nat, least_teacher, whose, alpha, log_drawn, number, least_key, CUT, BLOCK,
                 )  # fmt: skip
     drawn_theta = (tl.load(theta + token).to(tl.float64) - theta_top.to(tl.float64)) * per_nat
     drawn_teacher = (tl.load(teacher + token).to(tl.float64) - teacher_top.to(tl.float64)) * per_nat
@@ -195,11 +223,11 @@ def draw_from_mixture(
     tl.store(figures + 4, js)
     tl.store(figures + 5, tl.minimum(overlap_mass, 1.0))
     tl.store(figures + 6, overlap_count.to(tl.float64))
-    tl.store(figures + 7, num_live.to(tl.float64))
-    tl.store(figures + 8, -mean_q)
+    tl.store(figures + 7, num_drawn.to(tl.float64))
+    tl.store(figures + 8, log_drawn - mean_drawn)
     tl.store(figures + 9, tl.exp(log_ratio))
-    tl.store(figures + 10, log_total - tilt(theta_log, teacher_log, alpha))
-    tl.store(figures + 11, tilt(drawn_theta, drawn_teacher, alpha) - log_total)
+    tl.store(figures + 10, log_drawn - tilt(theta_log, teacher_log, alpha))
+    tl.store(figures + 11, tilt(drawn_theta, drawn_teacher, alpha) - log_drawn)
     tl.store(figures + 12, drawn_theta - theta_log)
     tl.store(figures + 13, drawn_teacher - teacher_log)
     tl.store(figures + 14, zero)

@@ -24,11 +24,12 @@ SURE = tl.constexpr(1.00001)  # the slots' float32 sums err by less: a list neve
 @triton.jit
 def draw_tokens(
     theta, teacher, theta_stride, teacher_stride, num_ids, theta_loadable, teacher_loadable, top_k,
-    reals,  # float64: 1/temperature, log2(e)/temperature, fixed α, top-p, JS limit, overlap limit
+    reals,  # float64: 1/temperature, log2(e)/temperature, fixed α, the region's top-p, two limits, top-p, log min-p
+    most,  # top-k
     seeds, keys, positions,  # int64: [1], [B], [B]
     places, tokens, figures,  # int32 [B, LIST], int64 [B], float64 [B, NUM_FIGURES]
     METHOD: tl.constexpr, TRUST: tl.constexpr, CHECK: tl.constexpr, FORCE: tl.constexpr, AUTO: tl.constexpr,
-    GREEDY: tl.constexpr, LOW_BITS: tl.constexpr, BLOCK: tl.constexpr, ROW_BLOCK: tl.constexpr,
+    GREEDY: tl.constexpr, CUT: tl.constexpr, LOW_BITS: tl.constexpr, BLOCK: tl.constexpr, ROW_BLOCK: tl.constexpr,
     SMALL: tl.constexpr, LIST: tl.constexpr, HEAVY: tl.constexpr,
 ):  # fmt: skip
     """A token with its figures for the row of this program; zeros where the logits are unusable."""
@@ -91,30 +92,32 @@ def draw_tokens(
                 logits = tl.load(teacher + ids, mask=at < num_listed, other=float("-inf")).to(tl.float64)
                 teacher_total += tl.sum(tl.exp((logits - teacher_top.to(tl.float64)) * per_nat), 0)
         theta_log, teacher_log = tl.log(theta_total), tl.log(teacher_total)
+        mass, log_share = tl.load(reals + 6), tl.load(reals + 7)
+        seed, key, position = tl.load(seeds), tl.load(keys + row), tl.load(positions + row)
         if TRUST:
             if fits & (num_listed <= SMALL):
                 draw_from_mixture(
                     theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, sum_top,
                     scale, per_nat, theta_log, teacher_log, js, num_common, least_seen, places, num_listed, False,
                     listed_theta, listed_teacher, listed_sum, top_k, fixed, top_p, max_js, min_overlap,
-                    tl.load(seeds), tl.load(keys + row), tl.load(positions + row), tokens, figures,
-                    METHOD, TRUST, CHECK, FORCE, AUTO, GREEDY, LOW_BITS, ROW_BLOCK, SMALL, False,
+                    most, mass, log_share, seed, key, position, tokens, figures,
+                    METHOD, TRUST, CHECK, FORCE, AUTO, GREEDY, CUT, LOW_BITS, ROW_BLOCK, SMALL, False,
                 )  # fmt: skip
             else:
                 draw_from_mixture(
                     theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, sum_top,
                     scale, per_nat, theta_log, teacher_log, js, num_common, least_seen, places, num_listed, fits == 0,
                     listed_theta, listed_teacher, listed_sum, top_k, fixed, top_p, max_js, min_overlap,
-                    tl.load(seeds), tl.load(keys + row), tl.load(positions + row), tokens, figures,
-                    METHOD, TRUST, CHECK, FORCE, AUTO, GREEDY, LOW_BITS, ROW_BLOCK, LIST, True,
+                    most, mass, log_share, seed, key, position, tokens, figures,
+                    METHOD, TRUST, CHECK, FORCE, AUTO, GREEDY, CUT, LOW_BITS, ROW_BLOCK, LIST, True,
                 )  # fmt: skip
         else:
             draw_from_mixture(
                 theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, sum_top,
                 scale, per_nat, theta_log, teacher_log, js, num_common, least_seen, places, num_listed, fits == 0,
                 listed_theta, listed_teacher, listed_sum, top_k, fixed, top_p, max_js, min_overlap,
-                tl.load(seeds), tl.load(keys + row), tl.load(positions + row), tokens, figures,
-                METHOD, TRUST, CHECK, FORCE, AUTO, GREEDY, LOW_BITS, ROW_BLOCK, LIST, True,
+                most, mass, log_share, seed, key, position, tokens, figures,
+                METHOD, TRUST, CHECK, FORCE, AUTO, GREEDY, CUT, LOW_BITS, ROW_BLOCK, LIST, True,
             )  # fmt: skip
     else:
         tl.store(tokens, row * 0)

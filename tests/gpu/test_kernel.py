@@ -1,6 +1,6 @@
 """The compiled kernel, against plain torch on the same device.
 
-python -m pytest tests/gpu/test_kernel.py     # some 30 variants are compiled: about 5 minutes the first time
+python -m pytest tests/gpu/test_kernel.py     # some 50 variants are compiled: minutes the first time
 """
 
 from __future__ import annotations

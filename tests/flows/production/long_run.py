@@ -24,7 +24,7 @@ from tests.flows.prefect_services import PrefectServices
 from tests.flows.test_produce import config_of
 
 LIMIT_S = 600.0  # what an idle machine does in 20 s
-NUM_ROWS, NUM_SAMPLES, MAX_TOKENS = 360, 2, 200  # twice of what the faults need on an idle machine
+NUM_ROWS, NUM_SAMPLES, MAX_TOKENS = 300, 2, 200  # 1.7 times what the faults need on an idle machine
 NUM_SHARDS = NUM_ROWS // 15
 PARENT = "produce-dataset/produce-on-many-gpus"
 Tokens = dict[tuple[str, int], tuple[int, ...]]

@@ -141,6 +141,33 @@ def cases() -> list[Case]:
         add(f"five ids, {preset}", (theta, teacher), settings(preset), num_ids=5)
         far = noise(16, 2, NUM_IDS) * 400, noise(17, 2, NUM_IDS) * 400
         add(f"far apart, {preset}", far, settings(preset, auto_fallback=False))
+    cuts: dict[str, dict[str, Any]] = {
+        "top-p": {"top_p": 0.8},
+        "top-k": {"top_k": 5},
+        "min-p": {"min_p": 0.3, "temperature": 1.5},
+        "all three": {"top_p": 0.7, "top_k": 12, "min_p": 0.01},
+        "greedy top-k": {"top_k": 3, "temperature": 0.0},
+    }
+    of_path = {"in a short list": Tiles(512, 64, 256, 512, 1), "in a list": Tiles(512, 64, 16, 512, 1)}
+    for name, given in cuts.items():
+        sampling = SamplingConfig(seed=4, **given)
+        for path, tiles in of_path.items():
+            mixture = settings("balanced", auto_fallback=False)
+            add(f"{name}, {path}", pair(21, 2.0), mixture, sampling=sampling, tiles=tiles)
+        for preset in presets:
+            add(f"{name}, {preset}", pair(21, 2.0), settings(preset, auto_fallback=False), sampling=sampling)
+    for preset in presets:
+        sampling = SamplingConfig(seed=6, top_k=4, top_p=0.95)
+        ties = tuple(side.round() for side in pair(22, 1.5))
+        add(f"ties cut, {preset}", ties, settings(preset), sampling=sampling)  # type: ignore[arg-type]
+        add(f"holes cut, {preset}", with_holes(), settings(preset, auto_fallback=False), sampling=sampling)
+        add(f"one-hots cut, {preset}", one_hots(), settings(preset), sampling=sampling)
+        add(f"forced and cut, {preset}", pair(23, 3.0), settings(preset), first=True, sampling=sampling)
+        theta, teacher = (noise(seed, 2, 5) for seed in (24, 25))
+        add(f"five ids cut, {preset}", (theta, teacher), settings(preset), num_ids=5, sampling=sampling)
+    wide = SamplingConfig(seed=8, top_p=0.7, min_p=0.05)
+    add("cut beyond the list", pair(26, 0.4, rows=3), settings("balanced", auto_fallback=False), sampling=wide)
+    add("unusable, cut", unusable(), settings("balanced"), sampling=wide)
     add("holes, counted", with_holes(), settings("exploratory", auto_fallback=False))
     add("holes, theta alone", with_holes(), settings("balanced", alpha_method="fixed", alpha=0.0, auto_fallback=False))
     add("holes, theta alone, whole", with_holes(), settings("exploratory", alpha_method="fixed", alpha=0.0))
