@@ -153,21 +153,20 @@ def cases() -> list[Case]:
         sampling = SamplingConfig(seed=4, **given)
         for path, tiles in of_path.items():
             mixture = settings("balanced", auto_fallback=False)
-            add(f"{name}, {path}", pair(21, 2.0), mixture, sampling=sampling, tiles=tiles)
+            add(f"{name}, {path}", pair(21, 2.0, rows=1), mixture, sampling=sampling, tiles=tiles)
         for preset in presets:
-            add(f"{name}, {preset}", pair(21, 2.0), settings(preset, auto_fallback=False), sampling=sampling)
-    for preset in presets:
-        sampling = SamplingConfig(seed=6, top_k=4, top_p=0.95)
-        ties = tuple(side.round() for side in pair(22, 1.5))
-        add(f"ties cut, {preset}", ties, settings(preset), sampling=sampling)  # type: ignore[arg-type]
-        add(f"holes cut, {preset}", with_holes(), settings(preset, auto_fallback=False), sampling=sampling)
-        add(f"one-hots cut, {preset}", one_hots(), settings(preset), sampling=sampling)
-        add(f"forced and cut, {preset}", pair(23, 3.0), settings(preset), first=True, sampling=sampling)
-        theta, teacher = (noise(seed, 2, 5) for seed in (24, 25))
-        add(f"five ids cut, {preset}", (theta, teacher), settings(preset), num_ids=5, sampling=sampling)
+            add(f"{name}, {preset}", pair(21, 2.0, rows=1), settings(preset, auto_fallback=False), sampling=sampling)
+    some, whole = SamplingConfig(seed=6, top_k=4, top_p=0.95), settings("exploratory", auto_fallback=False)
+    ties = tuple(side.round() for side in pair(22, 1.5))
+    add("ties cut", ties, settings("balanced"), sampling=some, tiles=of_path["in a list"])  # type: ignore[arg-type]
+    add("ties cut, whole", ties, whole, sampling=some)  # type: ignore[arg-type]
+    add("holes cut, whole", with_holes(), whole, sampling=some)
+    add("one-hots cut", one_hots(), settings("balanced"), sampling=some)
+    add("forced and cut", pair(23, 3.0, rows=1), settings("balanced"), first=True, sampling=some)
+    add("five ids cut, whole", (noise(24, 2, 5), noise(25, 2, 5)), whole, num_ids=5, sampling=some)
     wide = SamplingConfig(seed=8, top_p=0.7, min_p=0.05)
-    add("cut beyond the list", pair(26, 0.4, rows=3), settings("balanced", auto_fallback=False), sampling=wide)
-    add("unusable, cut", unusable(), settings("balanced"), sampling=wide)
+    add("cut beyond the list", pair(26, 0.4, rows=1), settings("balanced", auto_fallback=False), sampling=wide)
+    add("unusable, cut", unusable(), settings("balanced"), sampling=wide, tiles=of_path["in a list"])
     add("holes, counted", with_holes(), settings("exploratory", auto_fallback=False))
     add("holes, theta alone", with_holes(), settings("balanced", alpha_method="fixed", alpha=0.0, auto_fallback=False))
     add("holes, theta alone, whole", with_holes(), settings("exploratory", alpha_method="fixed", alpha=0.0))

@@ -16,9 +16,11 @@ ROOT = Path(__file__).parents[3]
 # A process of its own: Triton looks at TRITON_INTERPRET once, when it is imported.
 SCRIPT = """
 import sys
+from dataclasses import replace
 import torch
 from sampling import MixtureConfig
 from sampling.kernels import probe
+from sampling.kernels.launch import DEFAULT_TILES
 from tests.sampling.kernels.cases import SMALL_TILES
 
 kernel = probe.draw
@@ -34,7 +36,8 @@ mixture = MixtureConfig.preset("balanced", auto_fallback=False)
 for probe.draw in (kernel, spoilt):
     print(probe.disagreement(torch.device("cpu"), 300, mixture, tiles=SMALL_TILES))
 probe.draw = kernel
-print(probe.disagreement(torch.device("cpu"), 32_000, MixtureConfig.preset("exploratory")))
+few_blocks = replace(DEFAULT_TILES, row_block=16_384)  # each costs the interpreter the same
+print(probe.disagreement(torch.device("cpu"), 32_000, MixtureConfig.preset("exploratory"), tiles=few_blocks))
 """
 
 
