@@ -68,15 +68,7 @@ def run(part: str, options: argparse.Namespace) -> bool:
 def command(part: str, options: argparse.Namespace) -> list[str]:
     """What a part runs, behind `python`."""
     if part == "tests":
-        return [
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "tests/gpu/test_lockstep.py",
-            "tests/gpu/test_kernel.py",
-        ]
+        return ["-m", "pytest", "-q", "tests/gpu/test_lockstep.py", "tests/gpu/test_kernel.py"]
     if part == "kernel":
         return ["-m", "tests.bench.kernel", "--rows", "32", "256", "--scales", "zipf", "0.04", "2", "4"]
     models = []
