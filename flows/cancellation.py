@@ -11,17 +11,16 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from typing import Any
 from uuid import UUID
 
-from httpx import HTTPError
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
-from prefect.exceptions import Abort, ObjectNotFound, TerminationSignal
+from prefect.exceptions import Abort, TerminationSignal
 from prefect.flows import Flow
-from prefect.states import Cancelled, Cancelling
+from prefect.states import Cancelled, Cancelling, Running
 
 logger = logging.getLogger(__name__)
 
@@ -41,21 +40,27 @@ def heeds_cancellation() -> Iterator[None]:
     assert context is not None, "entered within a flow run"
     assert context.flow is not None
     assert context.flow_run is not None
+    run = context.flow_run.id
     if threading.current_thread() is not threading.main_thread():
         yield  # signals reach the main thread alone, and so does a worker's
+        _end_as_it_does(run)
         return
-    ear = _Ear(context.flow_run.id)
+    ear = _Ear(run)
     try:
-        yield
-        ear.close()
+        try:
+            yield
+        finally:
+            ear.close()
     except TerminationSignal:
         if not ear.has_heard:
             raise  # a worker's, or somebody's kill
         logger.warning("cancelled on Prefect's pages")
-        _say_goodbye(context.flow, context.flow_run.id)
+        _say_goodbye(context.flow, run)
         raise Abort(MESSAGE) from None
-    finally:
-        ear.close()
+    except Exception:
+        _end_as_it_does(run)
+        raise
+    _end_as_it_does(run)
 
 
 class _Ear:
@@ -76,28 +81,50 @@ class _Ear:
     def _listen(self) -> None:
         # Settings of its own make it a client of its own: the flow's is used by the flow's thread.
         with get_client(httpx_settings={"timeout": TIMEOUT_S}, sync_client=True) as client:
-            num_seen = 0  # a worker that listens has ended the run before the second time
+            num_seen = 0  # a worker that listens has told the process before the second time
             while num_seen < 2:
                 if self._closed.wait(ASK_EVERY_S):
                     return
                 try:
                     state = client.read_flow_run(self._flow_run).state
-                except (HTTPError, ObjectNotFound):
+                except Exception:
                     continue  # whatever is the matter with Prefect, the run goes on
                 num_seen = num_seen + 1 if state is not None and (state.is_cancelling() or state.is_cancelled()) else 0
         with self._lock:
-            if not self._closed.is_set():
+            if not self._closed.is_set() and not _has_been_told():
                 self.has_heard = True
                 os.kill(os.getpid(), signal.SIGTERM)  # as a worker does it; Prefect raises TerminationSignal
+
+
+def _has_been_told() -> bool:
+    """Whether a worker has told this process to end: it may take half a minute for its last commit."""
+    try:
+        from prefect._internal.control_listener import get_intent
+    except ImportError:  # private to Prefect, as of 3.7
+        return False
+    return get_intent() is not None
 
 
 def _say_goodbye(flow: Flow[Any, Any], run: UUID) -> None:
     """What a worker would do: the hooks, then the state."""
     with get_client(sync_client=True) as client:
-        try:
-            flow_run = client.read_flow_run(run)
-            for hook in flow.on_cancellation_hooks:
+        for hook in flow.on_cancellation_hooks:
+            try:
+                flow_run = client.read_flow_run(run)
                 hook(flow, flow_run, flow_run.state or Cancelling())
+            except Exception:  # the next one, and the state, are no less due
+                logger.warning("a hook for the cancellation failed", exc_info=True)
+        try:
             client.set_flow_run_state(run, Cancelled(message=MESSAGE), force=True)
-        except (HTTPError, ObjectNotFound) as error:
-            logger.warning("Prefect was not told that the run ends: %s", error)
+        except Exception:
+            logger.warning("Prefect was not told that the run ends", exc_info=True)
+
+
+def _end_as_it_does(run: UUID) -> None:
+    """Lets a run that ended before it heard of its cancellation say how: from Cancelling Prefect takes no other end."""
+    if _has_been_told():
+        return  # a worker says how
+    with suppress(Exception), get_client(sync_client=True) as client:
+        state = client.read_flow_run(run).state
+        if state is not None and state.is_cancelling():
+            client.set_flow_run_state(run, Running(message="it ended before it heard of its cancellation"), force=True)

@@ -34,6 +34,11 @@ def sample_shards(work: str) -> int:
     Args:
         work: The run's work folder, <root>/<name>/.work/<version>, or its URL.
     """
+    with heeds_cancellation():
+        return _sample_shards(work)
+
+
+def _sample_shards(work: str) -> int:
     folder, config = RunFolder.at(work, storage_options(work))
     plan = read_plan(folder)
     if plan is None:
@@ -41,7 +46,6 @@ def sample_shards(work: str) -> int:
     log_to_prefect()
     run = str(flow_run.id)
     with (
-        heeds_cancellation(),
         output_errors(folder.work),
         Heartbeat(folder, run) as heartbeat,
         EngineProcess(config, folder, server_keys(config), name=f"{OWN_ENGINE}-{run[:8]}") as engine,

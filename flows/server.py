@@ -14,9 +14,9 @@ from prefect.settings import PREFECT_API_URL
 
 GUARD = """
 import os, select, signal, sys
-server = os.pidfd_open(int(sys.argv[1]))
-select.select([0, server], [], [])
 try:
+    server = os.pidfd_open(int(sys.argv[1]))
+    select.select([0, server], [], [])
     signal.pidfd_send_signal(server, signal.SIGTERM)
 except ProcessLookupError:  # as ever: it ended before us
     pass
@@ -50,6 +50,8 @@ def _start() -> None:
     server = SubprocessASGIServer()
     server.start()
     assert server.server_process is not None
+    if any(guard.poll() is None for guard in _guards):
+        return  # the server of an earlier call
     # The server ends with us, however we end: a process that is killed by SIGKILL runs no farewell of Prefect's.
     command = [sys.executable, "-P", "-c", GUARD, str(server.server_process.pid)]
     _guards.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True))

@@ -142,8 +142,9 @@ def _limit(memory: DeviceMemory, engine: EngineConfig, device: str) -> tuple[int
     share = engine.gpu_memory_utilization
     if (limit := int(memory.total_bytes * share)) <= memory.free_bytes:
         return limit, f"({share:.0%} of the GPU's {_shown(memory.total_bytes)})", " raise gpu_memory_utilization,"
-    words = f"that other processes leave of the GPU's {_shown(memory.total_bytes)}"
-    return memory.free_bytes, words, " end what else runs on the GPU,"
+    words = f"({share:.0%} of the {_shown(memory.free_bytes)} that other processes leave of the GPU's"
+    advice = " end what else runs on the GPU,"
+    return int(memory.free_bytes * share), f"{words} {_shown(memory.total_bytes)})", advice
 
 
 def _with_one_row(model: ModelConfig, device: str, counts_weights: bool = True) -> ModelMemory:
@@ -176,7 +177,10 @@ def _workspace(models: list[ModelConfig], engine: EngineConfig, device: str, sha
 
 
 def device_memory(device: str, number: int = 0) -> DeviceMemory:
-    """Of a GPU, or of a CPU's machine: free is what the page cache would give back, too."""
+    """Of a GPU, as this process counts them, or of a CPU's machine, where what the page cache would give back is free.
+
+    Of another GPU than the first, on which no logits are mixed, all counts as free.
+    """
     if device == "cpu":
         import psutil
 
@@ -184,6 +188,9 @@ def device_memory(device: str, number: int = 0) -> DeviceMemory:
         return DeviceMemory(int(machine.total), int(machine.available))
     import torch
 
+    if number != 0:  # a worker's: to ask what is free there would take some hundred MB of it
+        total = int(torch.cuda.get_device_properties(number).total_memory)
+        return DeviceMemory(total, total)
     free, total = torch.cuda.mem_get_info(number)
     kept = torch.cuda.memory_reserved(number) - torch.cuda.memory_allocated(number)  # torch's, for the next sampler
     return DeviceMemory(total, free + kept)

@@ -82,7 +82,7 @@ def draw(
         _loadable(teacher_logits, num_ids),
         min(mixture.overlap_top_k, num_ids),
         reals,
-        sampling.top_k or num_ids,
+        min(sampling.top_k or num_ids, num_ids),
         seeds,
         keys,
         positions,

@@ -72,9 +72,12 @@ def row_logs(
 
 @triton.jit
 def centre_of(theta_top, teacher_top, sum_top, weight):
-    """About the largest score of a tilt, whole: what is left of a likely id's score then is small, so its rounding."""
-    lost = tl.maximum(sum_top - theta_top - teacher_top, -1e6)
-    return tl.floor(lost * tl.maximum(tl.minimum(weight, 1 - weight), 0.0).to(tl.float32))
+    """About the largest score of a tilt, whole: what is left of a likely id's score then is small, so its rounding.
+
+    0 where `row_tilt` subtracts none: at the ends as float32 has them.
+    """
+    lost, nearest = tl.maximum(sum_top - theta_top - teacher_top, -1e6), weight.to(tl.float32)
+    return tl.floor(lost * tl.maximum(tl.minimum(nearest, 1 - nearest), 0.0))
 
 
 @triton.jit

@@ -21,7 +21,7 @@ NUM_FIGURES = tl.constexpr(20)
 SURE = tl.constexpr(1.00001)  # the slots' float32 sums err by less: a list never misses the trust region
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["most"])  # each user's top-k would be compiled anew
 def draw_tokens(
     theta, teacher, theta_stride, teacher_stride, num_ids, theta_loadable, teacher_loadable, top_k,
     reals,  # float64: 1/temperature, log2(e)/temperature, fixed α, the region's top-p, two limits, top-p, log min-p

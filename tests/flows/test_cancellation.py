@@ -7,13 +7,15 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import httpx
 import pytest
 from prefect import flow
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import Abort, TerminationSignal
@@ -65,6 +67,10 @@ def state_of(run: UUID) -> State[Any]:
 def set_state(run: UUID, state: State[Any]) -> None:
     with get_client(sync_client=True) as client:
         client.set_flow_run_state(run, state, force=True)
+
+
+def fails(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
+    raise RuntimeError("a bad hook")
 
 
 @pytest.mark.parametrize("said", [Cancelling(), Cancelled()])
@@ -124,13 +130,71 @@ def test_a_kill_is_no_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:
     assert state_of(ids[0]).is_crashed()
 
 
+def test_a_worker_that_has_told_the_process_is_not_disturbed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lets the clean-up take its time, and runs the hooks itself."""
+    monkeypatch.setattr("prefect._internal.control_listener.get_intent", lambda: "cancel")
+    assert waits(lambda: set_state(run_id(), Cancelling()), 1.0) == "done"
+
+
+def test_a_hook_that_fails_keeps_nothing_from_happening(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waits, "on_cancellation_hooks", [fails, note])
+    ids: list[UUID] = []
+
+    def cancel() -> None:
+        ids.append(run_id())
+        set_state(ids[0], Cancelling())
+
+    with pytest.raises(Abort):
+        waits(cancel, WAIT_S)
+    assert hooked == [(ids[0], "Cancelling")]
+    assert state_of(ids[0]).is_cancelled()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_run_that_ends_before_it_hears_says_how(fails: bool) -> None:
+    ids: list[UUID] = []
+
+    def cancel_and_end() -> None:
+        ids.append(run_id())
+        set_state(ids[0], Cancelling())
+        if fails:
+            raise OSError("no disk")
+
+    with pytest.raises(OSError, match="no disk") if fails else nullcontext():
+        assert waits(cancel_and_end, 0.0) == "done"
+    assert state_of(ids[0]).is_failed() if fails else state_of(ids[0]).is_completed()
+    assert hooked == []
+
+
+def test_an_answer_that_is_none_of_prefects_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy's page, say: the ear asks again."""
+    ask, answers = SyncPrefectClient.read_flow_run, iter([ValueError("<html>"), httpx.ConnectError("gone")])
+
+    def ask_or_fail(client: SyncPrefectClient, run: UUID) -> FlowRun:
+        if threading.current_thread().name == "ear" and (error := next(answers, None)) is not None:
+            raise error
+        return ask(client, run)
+
+    monkeypatch.setattr(SyncPrefectClient, "read_flow_run", ask_or_fail)
+    with pytest.raises(Abort):
+        waits(lambda: set_state(run_id(), Cancelling()), WAIT_S)
+    assert next(answers, None) is None
+
+
 def test_a_thread_is_left_alone() -> None:
     """Its run cannot be interrupted, and the main thread is somebody else's."""
-    results: list[str] = []
-    thread = threading.Thread(target=lambda: results.append(waits(lambda: set_state(run_id(), Cancelling()), 1.0)))
+    results: list[tuple[str, UUID]] = []
+
+    def cancel() -> None:
+        ids.append(run_id())
+        set_state(ids[0], Cancelling())
+
+    ids: list[UUID] = []
+    thread = threading.Thread(target=lambda: results.append((waits(cancel, 1.0), ids[0])))
     thread.start()
     thread.join()
-    assert results == ["done"]
+    assert results == [("done", ids[0])]
+    assert state_of(ids[0]).is_completed()
 
 
 def test_a_command_that_is_cancelled_keeps_what_is_finished(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:

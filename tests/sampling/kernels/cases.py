@@ -167,6 +167,13 @@ def cases() -> list[Case]:
     wide = SamplingConfig(seed=8, top_p=0.7, min_p=0.05)
     add("cut beyond the list", pair(26, 0.4, rows=1), settings("balanced", auto_fallback=False), sampling=wide)
     add("unusable, cut", unusable(), settings("balanced"), sampling=wide, tiles=of_path["in a list"])
+    # α within float32's rounding of an end; the teacher's likeliest id is far from theta's
+    apart = pair(27, 1.0, rows=1)
+    apart[0][:, 5], apart[1][:, 9] = 12.0, 14.0
+    for alpha in (1 - 1e-9, 1e-9):
+        for name, sampling in (("", SamplingConfig(seed=9)), (" cut", SamplingConfig(seed=9, top_p=0.8))):
+            mixture = settings("exploratory", alpha_method="fixed", alpha=alpha)
+            add(f"alpha {alpha}{name}", apart, mixture, sampling=sampling)
     add("holes, counted", with_holes(), settings("exploratory", auto_fallback=False))
     add("holes, theta alone", with_holes(), settings("balanced", alpha_method="fixed", alpha=0.0, auto_fallback=False))
     add("holes, theta alone, whole", with_holes(), settings("exploratory", alpha_method="fixed", alpha=0.0))
