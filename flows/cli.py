@@ -7,6 +7,7 @@ import flows.environment  # noqa: F401  isort: skip  (before anything that reads
 import argparse
 import os
 import select
+import signal
 import sys
 import tempfile
 import traceback
@@ -15,6 +16,8 @@ from collections.abc import Sequence
 from flows.arguments import parser
 
 PUBLISHED, FAILED, BAD_INPUT, REFUSED = 0, 1, 2, 3
+TERMINATED = 128 + signal.SIGTERM
+INTERRUPTED = "interrupted; what is finished is kept, and the same command goes on from there"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,8 +27,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _run(args)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        _complain("interrupted; what is finished is kept, and the same command goes on from there")
+        _complain(INTERRUPTED)
         return FAILED
+    except SystemExit as ended:
+        if ended.code == TERMINATED:  # flows/server.py
+            _complain(INTERRUPTED)
+        raise
     except BrokenPipeError as error:
         if not _stdout_is_closed():
             return _fail(error, args.debug)

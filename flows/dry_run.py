@@ -8,7 +8,7 @@ from flows.quiet import quiet
 from flows.terminal import escape
 from sampling.errors import SourceError
 from sampling.memory import check_max_tokens, context_length
-from sampling.vocabulary import check_vocabularies, load_tokenizer
+from sampling.vocabulary import check_stop_ids, check_vocabularies, load_tokenizer
 from tasks.config import PipelineConfig
 from tasks.rows import PreparedRow, QuarantinedRow, prepare_rows
 
@@ -25,7 +25,7 @@ def dry_run(config: PipelineConfig, num_rows: int) -> None:
         load_tokenizer(config.models.theta),
         load_tokenizer(config.models.teacher),
     )
-    check_vocabularies(theta_tokenizer, teacher_tokenizer)
+    check_stop_ids(config.sampling.stop_token_ids, check_vocabularies(theta_tokenizer, teacher_tokenizer))
     report, rows = prepare_rows(config.source, config.prompts, theta_tokenizer, teacher_tokenizer)
     print(f"format: {report.adapter}")
     print(f"columns: {escape(', '.join(report.columns))}")

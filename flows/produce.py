@@ -31,7 +31,7 @@ from flows.sampling_runs import SamplingRuns, cancel_sampling
 from flows.server import start_server
 from sampling.errors import RefusedError, RunCancelledError
 from sampling.memory import check_max_tokens, context_length
-from sampling.vocabulary import check_vocabularies, load_tokenizer
+from sampling.vocabulary import check_stop_ids, check_vocabularies, load_tokenizer
 from tasks.claims import Claims
 from tasks.config import PipelineConfig
 from tasks.dataset import open_dataset
@@ -161,7 +161,7 @@ def open_run(config: PipelineConfig) -> OpenedRun:
     """
     theta = load_tokenizer(config.models.theta)
     teacher = load_tokenizer(config.models.teacher)
-    check_vocabularies(theta, teacher)
+    check_stop_ids(config.sampling.stop_token_ids, check_vocabularies(theta, teacher))
     contexts = context_length(config.models.theta), context_length(config.models.teacher)
     check_max_tokens(config.sampling.max_tokens, min(contexts))
     report, rows = prepare_rows(config.source, config.prompts, theta, teacher)

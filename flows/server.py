@@ -21,7 +21,7 @@ try:
 except ProcessLookupError:  # as ever: it ended before us
     pass
 """
-_guards: list[subprocess.Popen[bytes]] = []  # each sees our end by that of its stdin
+_guards: dict[int, subprocess.Popen[bytes]] = {}  # by their server's pid; each sees our end by that of its stdin
 
 
 def start_server() -> None:
@@ -48,10 +48,17 @@ def _exit(number: int, frame: FrameType | None) -> None:
 def _start() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     server = SubprocessASGIServer()
-    server.start()
-    assert server.server_process is not None
-    if any(guard.poll() is None for guard in _guards):
-        return  # the server of an earlier call
-    # The server ends with us, however we end: a process that is killed by SIGKILL runs no farewell of Prefect's.
-    command = [sys.executable, "-P", "-c", GUARD, str(server.server_process.pid)]
-    _guards.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True))
+    starting = threading.Thread(target=copy_context().run, args=(server.start,), daemon=True)
+    starting.start()
+    while starting.is_alive():
+        _guard(server.server_process)
+        starting.join(0.05)
+    _guard(server.server_process)
+
+
+def _guard(server: subprocess.Popen[bytes] | None) -> None:
+    """The server ends with us, however we end: a process that is killed by SIGKILL runs no farewell of Prefect's."""
+    if server is not None and server.pid not in _guards:
+        command = [sys.executable, "-P", "-c", GUARD, str(server.pid)]
+        guard = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+        _guards[server.pid] = guard

@@ -37,8 +37,9 @@ def from_message(message: Message, where: str = "") -> DualSamplingError:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text that says something, cut to 300 characters."""
+    """The first line of an error's text, all of them where it only leads to the others; cut to 300 characters."""
     if isinstance(error, ValidationError):  # its own first line only counts them
         return error.errors()[0]["msg"][:MAX_CHARACTERS]
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:MAX_CHARACTERS]
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    said = " ".join(lines) if lines and lines[0].endswith(":") else "".join(lines[:1])
+    return (said or type(error).__name__)[:MAX_CHARACTERS]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from sampling.config import EngineConfig, ModelConfig
-from sampling.errors import CapacityError
+from sampling.errors import CapacityError, ModelError
 from sampling.footprint import (
     GRAPHS_BYTES,
     activations_bytes,
@@ -108,7 +108,7 @@ def plan_memory(
 
     At most `max_num_seqs` of them. `shared`: the two are one model, loaded once, whose one cache is the sum of both.
     None is a model that lies elsewhere, which has a plan of its own. `memory` is what `device_memory` finds.
-    Raises CapacityError with the sum when not one row fits.
+    Raises CapacityError with the sum when not one row fits, ModelError for a folder without weights.
     """
     models = {name: model for name, model in (("theta", theta), ("teacher", teacher)) if model is not None}
     memory = device_memory(device) if memory is None else memory
@@ -154,6 +154,8 @@ def _with_one_row(model: ModelConfig, device: str, counts_weights: bool = True) 
     row_bytes = -(-context // BLOCK_TOKENS) * block_bytes
     cache_bytes = given or row_bytes + block_bytes
     taken = loaded_bytes(model, device) if counts_weights else 0
+    if counts_weights and not taken:
+        raise ModelError(f"{model.model} holds no *.safetensors, the one format that is loaded; fetch or convert it")
     return ModelMemory(taken, cache_bytes, row_bytes, context, is_given=given is not None)
 
 

@@ -23,6 +23,7 @@ from sampling.results import DrawnToken, DualOutput, FailedRow
 from sampling.row import Row, Settings
 from sampling.stats import SamplingStats
 from sampling.templates import encode_prompt
+from sampling.vocabulary import check_stop_ids
 
 if TYPE_CHECKING:
     from sampling.engine import LockstepEngine
@@ -191,9 +192,7 @@ class DualSampler:
             raise EngineError("this sampler is closed; make a new one")
         context = min(self._engine.theta.max_model_len, self._engine.teacher.max_model_len)
         check_max_tokens(sampling.max_tokens, context)
-        num_ids = self._engine.num_ids
-        if strange := [token_id for token_id in sampling.stop_token_ids if not 0 <= token_id < num_ids]:
-            raise ConfigurationError(f"stop_token_ids {strange} are no ids of this vocabulary (0 to {num_ids - 1})")
+        check_stop_ids(sampling.stop_token_ids, self._engine.num_ids)
         return Settings(
             mixture=mixture or self.mixture,
             sampling=sampling,

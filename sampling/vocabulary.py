@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from sampling.children import first_line
 from sampling.config import ModelConfig
-from sampling.errors import ModelError, VocabularyMismatchError
+from sampling.errors import ConfigurationError, ModelError, VocabularyMismatchError
 from sampling.models import load_config, model_folder
 
 SHOWN = 3  # differing ids that a message names
@@ -24,7 +26,15 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     except Exception as error:  # transformers raises OSError, ValueError, KeyError, … for the same cause
         raise ModelError(f"{model.model} holds no tokenizer that can be read: {first_line(error)}") from error
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # transformers makes one up without its files
+        raise ModelError(f"{model.model} holds no tokenizer that knows a word; fetch its tokenizer.json")
     return tokenizer
+
+
+def check_stop_ids(stop_token_ids: Sequence[int], num_ids: int) -> None:
+    """Raises ConfigurationError for ids that no row can draw."""
+    if strange := [token_id for token_id in stop_token_ids if not 0 <= token_id < num_ids]:
+        raise ConfigurationError(f"stop_token_ids {strange} are no ids of this vocabulary (0 to {num_ids - 1})")
 
 
 def check_vocabularies(theta: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> int:

@@ -183,6 +183,16 @@ def test_ctrl_c_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch, config: P
     assert the_line(err) == "interrupted; what is finished is kept, and the same command goes on from there"
 
 
+def test_sigterm_is_one_line_too(run: Run, monkeypatch: pytest.MonkeyPatch, config: Path) -> None:
+    def terminated(*_: object, **__: object) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    monkeypatch.setattr("flows.configuration.load_config", terminated)
+    code, _, err = run("produce", config)
+    assert code == 128 + signal.SIGTERM
+    assert the_line(err) == "interrupted; what is finished is kept, and the same command goes on from there"
+
+
 # The dry run.
 
 
@@ -228,6 +238,7 @@ def test_the_dry_run_refuses_a_pair_that_cannot_fit(run: Run, config: Path) -> N
         ("models.theta.max_model_len=100000", "max_model_len 100,000 exceeds the 1,024 tokens"),
         ("sampling.max_tokens=1024", "max_tokens 1024 leaves no room for a prompt in a context of 1024 tokens"),
         ("models.theta.lora_revision=main", "lora_revision 'main' of no adapter"),
+        ("sampling.stop_token_ids=[9999]", "stop_token_ids [9999] are no ids of this vocabulary"),
     ],
 )
 def test_the_dry_run_refuses_what_loading_would(run: Run, config: Path, setting: str, said: str) -> None:

@@ -52,3 +52,4 @@ def test_the_line_of_a_checked_configuration_says_what_is_wrong() -> None:
         ModelConfig(model="a", max_model_len=1)
     assert first_line(caught.value) == "Input should be greater than or equal to 8"
     assert first_line(ValueError("\n")) == "ValueError"
+    assert first_line(ValueError("one of:\n (1) this\n (2) that")) == "one of: (1) this (2) that"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from sampling import EngineConfig, ModelConfig
-from sampling.errors import CapacityError
+from sampling.errors import CapacityError, ModelError
 from sampling.footprint import (
     GRAPHS_BYTES,
     activations_bytes,
@@ -164,6 +165,12 @@ def test_models_on_gpus_of_their_own_have_a_plan_each(tmp_path: Path) -> None:
     whole = teacher.model_copy(update={"tensor_parallel_size": 1})
     with pytest.raises(CapacityError, match=r"^teacher cannot fit: teacher's weights 27\.5 GiB"):
         plan_memory(None, whole, engine, "cuda", memory=idle(24 * GIB))
+
+
+def test_a_folder_without_weights_is_no_model(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    shutil.copy(tiny_pair[0] / "config.json", tmp_path)
+    with pytest.raises(ModelError, match=r"holds no \*\.safetensors, the one format that is loaded"):
+        plan_memory(ModelConfig(model=str(tmp_path)), ModelConfig(model=str(tiny_pair[0])), ENGINE, "cpu")
 
 
 def test_max_tokens_must_leave_room_for_a_prompt() -> None:
