@@ -45,6 +45,9 @@ def dual_prompts(
     prompts: Sequence[DualPrompt] | Sequence[str], theta_prompts: Sequence[str] | None
 ) -> list[DualPrompt]:
     """Prompts as `DualSampler.generate` takes them, each a pair. Raises ConfigurationError."""
+    for name, given in (("prompts", prompts), ("theta_prompts", theta_prompts)):
+        if isinstance(given, str | DualPrompt):  # a text is a sequence, too: of its letters
+            raise ConfigurationError(f"{name} is one prompt, where a list of them is needed: give [prompt]")
     if theta_prompts is not None and len(theta_prompts) != len(prompts):
         raise ConfigurationError(f"{len(prompts)} prompts, {len(theta_prompts)} theta_prompts: give one for each")
     thetas = prompts if theta_prompts is None else theta_prompts

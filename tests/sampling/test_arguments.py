@@ -52,3 +52,8 @@ def test_texts_become_pairs_with_a_name_each() -> None:
         dual_prompts([pair], ["c"])
     with pytest.raises(ConfigurationError, match="2 prompts, 1 theta_prompts"):
         dual_prompts(["a", "b"], ["c"])
+    for alone in ("ab", pair):
+        with pytest.raises(ConfigurationError, match=r"prompts is one prompt, .* give \[prompt\]"):
+            dual_prompts(alone, None)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="theta_prompts is one prompt"):
+        dual_prompts(["ab", "cd"], "cd")
