@@ -11,8 +11,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from sampling.kernels.moments import centre_of, grown, halves, row_logs, row_tilt, slots_sum
-from sampling.kernels.order import LEAST_FINITE, LEAST_KEY, sortable, tile_threshold
+from sampling.kernels.moments import centre_of, grown, halves, row_logs, row_scores, row_tilt, slots_sum
+from sampling.kernels.order import LEAST_FINITE, LEAST_KEY, risen_key, sortable, tile_threshold
 
 
 @triton.jit
@@ -44,20 +44,6 @@ def tile_sums(scores):
 
 
 @triton.jit
-def row_scores(
-    theta, teacher, ids, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, least_teacher, whose,
-    weight, centre,
-):  # fmt: skip
-    """`row_tilt` of ids, −inf where the support lacks them."""
-    nothing_listed = float("inf")
-    log_theta, log_teacher, live = row_logs(
-        theta, teacher, ids, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top,
-        nothing_listed, nothing_listed, nothing_listed, least_teacher, whose,
-    )  # fmt: skip
-    return tl.where(live, row_tilt(log_theta, log_teacher, weight, centre), float("-inf"))
-
-
-@triton.jit
 def row_score_threshold(
     theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, scale, least_teacher, whose,
     weight, centre, level, target, COUNT: tl.constexpr, BLOCK: tl.constexpr,
@@ -83,10 +69,7 @@ def row_score_threshold(
             first += tl.where(keys >= key + step, weights, 0.0)
             second += tl.where(keys >= key + 2 * step, weights, 0.0)
             third += tl.where(keys >= key + 3 * step, weights, 0.0)
-        steps = (tl.sum(first.to(tl.float64), 0) >= target).to(tl.int32)
-        steps += (tl.sum(second.to(tl.float64), 0) >= target).to(tl.int32)
-        steps += (tl.sum(third.to(tl.float64), 0) >= target).to(tl.int32)
-        key += step * steps
+        key = risen_key(key, step, first, second, third, target)
     return key
 
 

@@ -9,7 +9,7 @@ import triton.language as tl
 
 from sampling.draw import MASK as WORD
 from sampling.draw import MULTIPLIERS, ROUNDS, WEYL
-from sampling.kernels.moments import centre_of, row_logs, row_tilt, tilt
+from sampling.kernels.moments import centre_of, row_scores, tilt
 from sampling.kernels.order import load_logits, sortable
 
 MASK = tl.constexpr(WORD)
@@ -65,17 +65,15 @@ def row_draw(
     centre = centre_of(theta_top, teacher_top, sum_top, weight)
     weight = weight.to(tl.float32)
     level = (log_total / per_nat - centre.to(tl.float64)).to(tl.float32)
-    nothing_listed = float("inf")
     reached = uniform_number * 0.0
     token, last = tl.full([], -1, tl.int32), tl.full([], 0, tl.int32)
     start = tl.full([], 0, tl.int32)
     while (token < 0) & (start < num_ids):
         ids = start + slots
-        log_theta, log_teacher, live = row_logs(
-            theta, teacher, ids, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top,
-            nothing_listed, nothing_listed, nothing_listed, least_teacher, whose,
+        scores = row_scores(
+            theta, teacher, ids, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, least_teacher,
+            whose, weight, centre,
         )  # fmt: skip
-        scores = tl.where(live, row_tilt(log_theta, log_teacher, weight, centre), float("-inf"))
         if CUT:
             scores = tl.where(sortable(scores) >= least_key, scores, float("-inf"))
         probs = tl.exp2((scores - level) * scale).to(tl.float64)

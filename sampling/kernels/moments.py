@@ -98,6 +98,20 @@ def row_tilt(log_theta, log_teacher, weight, centre):
 
 
 @triton.jit
+def row_scores(
+    theta, teacher, ids, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, least_teacher, whose,
+    weight, centre,
+):  # fmt: skip
+    """`row_tilt` of ids, −inf where the support lacks them."""
+    nothing_listed = float("inf")
+    log_theta, log_teacher, live = row_logs(
+        theta, teacher, ids, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top,
+        nothing_listed, nothing_listed, nothing_listed, least_teacher, whose,
+    )  # fmt: skip
+    return tl.where(live, row_tilt(log_theta, log_teacher, weight, centre), float("-inf"))
+
+
+@triton.jit
 def grown(top, scores, scale):
     """What a slot's sums are multiplied by, what its new term weighs, its new maximum: one exponential, no overflow."""
     rise = scores - top

@@ -49,6 +49,15 @@ def tile_threshold(keys, weights, target, LOW_BITS: tl.constexpr):
 
 
 @triton.jit
+def risen_key(key, step, first, second, third, target):
+    """A threshold two bits further: by as many steps as still leave `target`, the slots' sums of each being given."""
+    steps = (tl.sum(first.to(tl.float64), 0) >= target).to(tl.int32)
+    steps += (tl.sum(second.to(tl.float64), 0) >= target).to(tl.int32)
+    steps += (tl.sum(third.to(tl.float64), 0) >= target).to(tl.int32)
+    return key + step * steps
+
+
+@triton.jit
 def row_threshold(
     row,
     num_ids,
@@ -79,8 +88,5 @@ def row_threshold(
             first += tl.where(keys >= key + step, weights, 0.0)
             second += tl.where(keys >= key + 2 * step, weights, 0.0)
             third += tl.where(keys >= key + 3 * step, weights, 0.0)
-        steps = (tl.sum(first.to(tl.float64), 0) >= target).to(tl.int32)
-        steps += (tl.sum(second.to(tl.float64), 0) >= target).to(tl.int32)
-        steps += (tl.sum(third.to(tl.float64), 0) >= target).to(tl.int32)
-        key += step * steps
+        key = risen_key(key, step, first, second, third, target)
     return key
