@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
+from prefect.client.base import PrefectHttpxSyncClient
 
 import flows
 
@@ -51,6 +53,11 @@ class PrefectServices:
         done = self.call("-m", "prefect", *argv)
         assert done.returncode == 0, f"{done.stdout}\n{self.logs()}"
         return done.stdout
+
+    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """What the server answers; Prefect's own client asks again where SQLite is busy (503)."""
+        with PrefectHttpxSyncClient(base_url=f"{self.address}/", timeout=60) as client:
+            return client.request(method, path, json=body).json()
 
     def start_server(self) -> None:
         """The server, on its port, with what its database holds; returns when it answers."""

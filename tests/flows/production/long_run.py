@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pyarrow.parquet as pq
 
 from flows.produce import open_run
@@ -82,24 +81,15 @@ class LongRun:
 
     def start(self) -> str:
         """Ask for it; the flow run's id."""
-        deployment = self.ask("GET", f"deployments/name/{PARENT}")["id"]
+        deployment = self.services.ask("GET", f"deployments/name/{PARENT}")["id"]
         parameters = {"config": self.config.model_dump(mode="json", exclude_unset=True)}
-        answer = self.ask("POST", f"deployments/{deployment}/create_flow_run", {"parameters": parameters})
+        answer = self.services.ask("POST", f"deployments/{deployment}/create_flow_run", {"parameters": parameters})
         return str(answer["id"])
 
     def state(self, flow_run: str) -> dict[str, Any]:
         """Prefect's word on a flow run."""
-        state: dict[str, Any] = self.ask("GET", f"flow_runs/{flow_run}")["state"]
+        state: dict[str, Any] = self.services.ask("GET", f"flow_runs/{flow_run}")["state"]
         return state
-
-    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """Prefect's answer; asked again where SQLite is busy, as Prefect's own client does."""
-        while True:
-            answer = httpx.request(method, f"{self.services.address}/{path}", json=body, timeout=60)
-            if answer.status_code != 503:
-                assert answer.is_success, answer.text
-                return answer.json()
-            time.sleep(1.0)
 
     def wait_for_end(self, flow_run: str) -> dict[str, Any]:
         """Its last state."""
@@ -152,7 +142,7 @@ class LongRun:
     def has_begun(self, flow_run: str) -> bool:
         """Whether it waits for shards: its log says so."""
         body = {"logs": {"flow_run_id": {"any_": [flow_run]}}}
-        return any("begins" in line["message"] for line in self.ask("POST", "logs/filter", body))
+        return any("begins" in line["message"] for line in self.services.ask("POST", "logs/filter", body))
 
     def parent(self) -> int:
         """The pid of the run that waits for the others."""

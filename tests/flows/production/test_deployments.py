@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 
@@ -49,26 +48,24 @@ def produced(services: PrefectServices, config: dict[str, Any]) -> Path:
 
 
 def deployment_of(services: PrefectServices, name: str) -> dict[str, Any]:
-    answer = httpx.get(f"{services.address}/deployments/name/{name}")
-    assert answer.status_code == 200, name
-    deployment: dict[str, Any] = answer.json()
+    deployment: dict[str, Any] = services.ask("GET", f"deployments/name/{name}")
     return deployment
 
 
-def asked(services: PrefectServices, path: str, body: dict[str, Any]) -> Any:
-    answer = httpx.post(f"{services.address}/{path}", json=body)
-    assert answer.is_success, answer.text
-    return answer.json()
-
-
-def in_an_hour() -> dict[str, Any]:
-    """A state that no worker takes for its own yet."""
+def run_in_an_hour(services: PrefectServices, name: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """A run of a deployment that no worker takes for its own yet."""
     time = datetime.now(UTC) + timedelta(hours=1)
-    return {"type": "SCHEDULED", "state_details": {"scheduled_time": time.isoformat()}}
+    state = {"type": "SCHEDULED", "state_details": {"scheduled_time": time.isoformat()}}
+    run: dict[str, Any] = services.ask(
+        "POST",
+        f"deployments/{deployment_of(services, name)['id']}/create_flow_run",
+        {"parameters": parameters, "state": state},
+    )
+    return run
 
 
 def test_all_of_them_are_deployed(services: PrefectServices) -> None:
-    listed = asked(services, "deployments/filter", {})
+    listed = services.ask("POST", "deployments/filter", {})
     assert len(listed) == len(DEPLOYED) == len(yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"])
     for name, place in DEPLOYED.items():
         deployment = deployment_of(services, name)
@@ -88,11 +85,7 @@ def test_the_nightly_schedule_is_there_and_off(services: PrefectServices) -> Non
     assert (schedule["slug"], schedule["active"]) == ("nightly", False)
     assert schedule["schedule"]["cron"] == "0 2 * * *"
     # Its parameters would be taken.
-    run = asked(
-        services,
-        f"deployments/{deployment['id']}/create_flow_run",
-        {"parameters": schedule["parameters"], "state": in_an_hour()},
-    )
+    run = run_in_an_hour(services, "produce-dataset/produce", schedule["parameters"])
     assert run["parameters"] == schedule["parameters"]
 
 
@@ -118,11 +111,7 @@ def test_the_parameters_are_forms(services: PrefectServices) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "flows" / "configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_yaml_file_is_taken_as_an_object(services: PrefectServices, path: Path) -> None:
-    run = asked(
-        services,
-        f"deployments/{deployment_of(services, 'produce-dataset/produce')['id']}/create_flow_run",
-        {"parameters": {"config": yaml.safe_load(path.read_text())}, "state": in_an_hour()},
-    )
+    run = run_in_an_hour(services, "produce-dataset/produce", {"config": yaml.safe_load(path.read_text())})
     assert run["state"]["type"] == "SCHEDULED"
 
 

@@ -128,7 +128,7 @@ def test_a_cancelled_run_stops_within_seconds(run: LongRun) -> None:
     """What the pages of Prefect do: they set the state."""
     engines = run.wait_until_two_sample()
     begun = time.monotonic()
-    run.ask("POST", f"flow_runs/{run.flow_run}/set_state", {"state": {"type": "CANCELLING"}})
+    run.services.ask("POST", f"flow_runs/{run.flow_run}/set_state", {"state": {"type": "CANCELLING"}})
     run.wait_until(lambda: not any(map(is_alive, [*engines, *engines.values()])))
     assert time.monotonic() - begun < SECONDS
     assert run.wait_for_end(run.flow_run)["type"] == "CANCELLED"
