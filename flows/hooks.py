@@ -54,7 +54,8 @@ def report_end(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> No
     """Tell of a run that was refused, failed, crashed or was cancelled: a hook for all but completion."""
     with _harmless():
         event, reason = FAILED, state.message or state.name or "without a word"
-        if state.is_cancelling() or state.is_cancelled():
+        by_hand = isinstance(state.data, KeyboardInterrupt)  # Ctrl-C, which Prefect calls a crash
+        if by_hand or state.is_cancelling() or state.is_cancelled():
             event = CANCELLED
         elif state.is_failed():
             error = get_state_exception(state)

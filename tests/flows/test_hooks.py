@@ -43,7 +43,7 @@ ENDS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "refused": (REFUSED, {"reason": "RefusedError: eos_rate 0.1 (limit ≥ 1)", "state": "Failed"}),
     "failed": (FAILED, {"reason": "OSError: no disk", "state": "Failed"}),
-    "stopped": (FAILED, {"reason": "Execution was aborted by an interrupt signal.", "state": "Crashed"}),
+    "stopped": (CANCELLED, {"reason": "Execution was aborted by an interrupt signal.", "state": "Crashed"}),
     "cancelled": (CANCELLED, {"reason": "by hand", "state": "Cancelled"}),
     "killed": (FAILED, {"reason": "SIGKILL", "state": "Crashed"}),
 }
