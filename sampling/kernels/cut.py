@@ -45,7 +45,7 @@ def tile_sums(scores):
 
 @triton.jit
 def row_score_threshold(
-    theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, scale, least_teacher, whose,
+    theta, teacher, num_ids, theta_top, teacher_top, scale, least_teacher, whose,
     weight, centre, level, target, COUNT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """`order.row_threshold` of scores, which weigh 1 each or e^(score − level)."""
@@ -58,7 +58,7 @@ def row_score_threshold(
         third = tl.zeros([BLOCK], tl.float32)
         for start in range(0, num_ids, BLOCK):
             scores = row_scores(
-                theta, teacher, start + slots, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top,
+                theta, teacher, start + slots, start + BLOCK, num_ids, theta_top, teacher_top,
                 least_teacher, whose, weight, centre,
             )  # fmt: skip
             keys = sortable(scores)
@@ -75,7 +75,7 @@ def row_score_threshold(
 
 @triton.jit
 def row_cut(
-    theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, sum_top, scale, per_nat,
+    theta, teacher, num_ids, theta_top, teacher_top, sum_top, scale, per_nat,
     least_teacher, whose, weight, log_total, most, mass, log_share, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The least key of a row's scores that stay: a pass, and 16 more each for top-k and top-p."""
@@ -86,14 +86,14 @@ def row_cut(
     key = tl.full([], LEAST_KEY, tl.int32)
     if most < num_ids:
         key = row_score_threshold(
-            theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, scale, least_teacher,
+            theta, teacher, num_ids, theta_top, teacher_top, scale, least_teacher,
             whose, weight, centre, level, most, True, BLOCK,
         )  # fmt: skip
     highest = tl.full([BLOCK], LEAST_FINITE, tl.float32)
     kept = tl.zeros([BLOCK], tl.float32)
     for start in range(0, num_ids, BLOCK):
         scores = row_scores(
-            theta, teacher, start + slots, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top,
+            theta, teacher, start + slots, start + BLOCK, num_ids, theta_top, teacher_top,
             least_teacher, whose, weight, centre,
         )  # fmt: skip
         highest = tl.maximum(highest, scores)
@@ -101,7 +101,7 @@ def row_cut(
     if mass < 1:
         target = mass * tl.sum(kept.to(tl.float64), 0)
         by_mass = row_score_threshold(
-            theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, scale, least_teacher,
+            theta, teacher, num_ids, theta_top, teacher_top, scale, least_teacher,
             whose, weight, centre, level, target, False, BLOCK,
         )  # fmt: skip
         key = tl.maximum(key, by_mass)
@@ -117,7 +117,7 @@ def row_keys(theta_logits, teacher_logits, theta_top, teacher_top, sum_top, weig
 
 @triton.jit
 def row_sums(
-    theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, sum_top, scale, per_nat,
+    theta, teacher, num_ids, theta_top, teacher_top, sum_top, scale, per_nat,
     listed_theta, listed_teacher, listed_sum, least_teacher, whose, weight, least_key, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """`tile_sums` of a row's ids that stay and are not of the list: one pass."""
@@ -130,7 +130,7 @@ def row_sums(
     num = tl.zeros([BLOCK], tl.int32)
     for start in range(0, num_ids, BLOCK):
         log_theta, log_teacher, live = row_logs(
-            theta, teacher, start + slots, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top,
+            theta, teacher, start + slots, start + BLOCK, num_ids, theta_top, teacher_top,
             listed_theta, listed_teacher, listed_sum, least_teacher, whose,
         )  # fmt: skip
         scores = tl.where(live, row_tilt(log_theta, log_teacher, weight, centre), float("-inf"))

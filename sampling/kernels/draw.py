@@ -10,7 +10,7 @@ import triton.language as tl
 from sampling.draw import MASK as WORD
 from sampling.draw import MULTIPLIERS, ROUNDS, WEYL
 from sampling.kernels.moments import centre_of, row_scores, tilt
-from sampling.kernels.order import load_logits, sortable
+from sampling.kernels.order import load_pair, sortable
 
 MASK = tl.constexpr(WORD)
 LEFT, RIGHT = tl.constexpr(MULTIPLIERS[0]), tl.constexpr(MULTIPLIERS[1])
@@ -54,7 +54,7 @@ def tile_likeliest(scores, TILE: tl.constexpr):
 
 @triton.jit
 def row_draw(
-    theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, sum_top, scale,
+    theta, teacher, num_ids, theta_top, teacher_top, sum_top, scale,
     per_nat, least_teacher, whose, weight, log_total, uniform_number, least_key, CUT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The id of a row that a number in (0, 1] falls to: block by block up to that id.
@@ -71,7 +71,7 @@ def row_draw(
     while (token < 0) & (start < num_ids):
         ids = start + slots
         scores = row_scores(
-            theta, teacher, ids, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, least_teacher,
+            theta, teacher, ids, start + BLOCK, num_ids, theta_top, teacher_top, least_teacher,
             whose, weight, centre,
         )  # fmt: skip
         if CUT:
@@ -90,7 +90,7 @@ def row_draw(
 
 @triton.jit
 def row_likeliest(
-    theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, per_nat,
+    theta, teacher, num_ids, theta_top, teacher_top, per_nat,
     least_teacher, weight, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The likeliest id of a row under a tilt, the lowest of equals; scores in float64, one pass."""
@@ -98,8 +98,7 @@ def row_likeliest(
     best = tl.full([BLOCK], float("-inf"), tl.float64)
     best_ids = tl.full([BLOCK], NOWHERE, tl.int32)
     for start in range(0, num_ids, BLOCK):
-        theta_logits = load_logits(theta, start + slots, num_ids, theta_loadable)
-        teacher_logits = load_logits(teacher, start + slots, num_ids, teacher_loadable)
+        theta_logits, teacher_logits = load_pair(theta, teacher, start + slots, start + BLOCK, num_ids)
         log_theta = (theta_logits.to(tl.float64) - theta_top.to(tl.float64)) * per_nat
         log_teacher = (teacher_logits.to(tl.float64) - teacher_top.to(tl.float64)) * per_nat
         scores = tl.where(teacher_logits >= least_teacher, tilt(log_theta, log_teacher, weight), float("-inf"))

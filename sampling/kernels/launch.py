@@ -66,7 +66,7 @@ def draw(
     num_rows, device = len(theta_logits), theta_logits.device
     tokens = torch.empty(num_rows, dtype=torch.int64, device=device)
     figures = torch.empty(num_rows, len(COLUMNS), dtype=torch.float64, device=device)
-    places = torch.empty(num_rows, tiles.listed, dtype=torch.int32, device=device)
+    places = torch.empty(num_rows, tiles.listed + 2 * tiles.small, dtype=torch.int32, device=device)
     if num_rows == 0:
         return tokens, figures
     reals, seeds = _numbers(mixture, sampling, device)
@@ -78,8 +78,6 @@ def draw(
         theta_logits.stride(0),
         teacher_logits.stride(0),
         num_ids,
-        _loadable(theta_logits, num_ids),
-        _loadable(teacher_logits, num_ids),
         min(mixture.overlap_top_k, num_ids),
         reals,
         min(sampling.top_k or num_ids, num_ids),
@@ -120,9 +118,3 @@ def _numbers(mixture: MixtureConfig, sampling: SamplingConfig, device: torch.dev
 
 def _side_by_side(logits: Tensor) -> Tensor:
     return logits if logits.stride(-1) == 1 else logits.contiguous()
-
-
-def _loadable(logits: Tensor, num_ids: int) -> int:
-    """Columns that may be read: `num_ids`, rounded up to 16 where the row is wide enough."""
-    rounded = -(-num_ids // 16) * 16
-    return rounded if rounded <= logits.shape[-1] else num_ids

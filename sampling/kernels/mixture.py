@@ -11,8 +11,8 @@ import triton.language as tl
 from sampling.kernels.cut import row_cut, row_keys, row_sums, tile_cut, tile_sums
 from sampling.kernels.draw import row_draw, row_likeliest, tile_draw, tile_likeliest, uniform
 from sampling.kernels.moments import COMMON, LN2, TEACHERS, THETAS, alive, shares, tilt
-from sampling.kernels.order import LEAST_KEY, least_logit, row_threshold, sortable, tile_threshold
-from sampling.kernels.scan import row_overlap, tile_overlap
+from sampling.kernels.order import LEAST_KEY, least_logit, num_reaching, row_threshold, sortable, tile_threshold
+from sampling.kernels.overlap import row_overlap, tile_overlap
 from sampling.kernels.support import moments, tilted_pair
 
 FIXED, KL_SYMMETRY, ESS_BALANCE, ENTROPY = (tl.constexpr(method) for method in range(4))
@@ -22,8 +22,8 @@ ROW_TOLERANCE, ROW_NOISE = tl.constexpr(5e-8), tl.constexpr(5e-7)  # where Newto
 
 @triton.jit
 def draw_from_mixture(
-    theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, sum_top, scale, per_nat,
-    theta_log, teacher_log, js, num_common, least_seen, places, num_listed, whole,
+    theta, teacher, num_ids, theta_top, teacher_top, sum_top, scale, per_nat,
+    theta_log, teacher_log, js, num_common, places, num_listed, whole,
     listed_theta, listed_teacher, listed_sum, top_k, fixed, top_p, max_js, min_overlap,
     most, mass, log_share, seed, key, position, tokens, figures,
     METHOD: tl.constexpr, TRUST: tl.constexpr, CHECK: tl.constexpr, FORCE: tl.constexpr, AUTO: tl.constexpr,
@@ -46,7 +46,7 @@ def draw_from_mixture(
     if ROWS:
         if num_listed > TILE:
             overlap_mass, overlap_count = row_overlap(
-                theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, scale,
+                theta, teacher, num_ids, theta_top, teacher_top, scale,
                 (theta_log / LN2).to(tl.float32), (teacher_log / LN2).to(tl.float32), top_k, LOW_BITS, BLOCK,
             )  # fmt: skip
             listed_theta = listed_theta * 0.0 + float("inf")
@@ -57,13 +57,19 @@ def draw_from_mixture(
         if ROWS:
             if whole:
                 least_key = row_threshold(
-                    teacher, num_ids, teacher_loadable, teacher_top, scale, (teacher_log / LN2).to(tl.float32),
+                    teacher, num_ids, teacher_top, scale, (teacher_log / LN2).to(tl.float32),
                     top_p, False, LOW_BITS, BLOCK,
                 )  # fmt: skip
         least_teacher = least_logit(least_key)
     else:
         least_teacher = zero.to(tl.float32) + float("-inf")
     inside = listed & (teacher_logits >= least_teacher)
+    num_inside = num_ids
+    if TRUST:
+        num_inside = tl.sum(inside.to(tl.int32), 0)
+        if ROWS:
+            if whole:
+                num_inside = num_reaching(teacher, num_ids, least_teacher, BLOCK)
 
     # Sums of each model on the support and on the common ids, relative to its largest logit
     theta_own, teacher_own, theta_norm, teacher_norm = theta_log, teacher_log, theta_log, teacher_log
@@ -73,12 +79,15 @@ def draw_from_mixture(
     else:
         needed = num_common < num_ids
     if needed:
-        for turn in range(4):
+        # Where no id of the support is a stranger to one model, both kinds of sums are the same
+        lonely = inside & ((theta_logits == float("-inf")) | (teacher_logits == float("-inf")))
+        begin = tl.where(whole | (tl.sum(lonely.to(tl.int32), 0) > 0), 0, 2)
+        for turn in range(begin, 4):
             weight = zero + turn % 2
             whose = tl.where(turn < 2, turn, COMMON)
             log_total, mean_theta, mean_teacher, _, _, _ = moments(
                 log_theta, log_teacher, inside, weight, whose, whole,
-                theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, sum_top, scale,
+                theta, teacher, num_ids, theta_top, teacher_top, sum_top, scale,
                 per_nat, listed_theta, listed_teacher, listed_sum, least_teacher, ROWS, BLOCK,
             )  # fmt: skip
             nats = tl.maximum(log_total - tl.where(weight == 0, mean_theta, mean_teacher), 0.0)
@@ -88,6 +97,8 @@ def draw_from_mixture(
             teacher_norm = tl.where(turn == 3, log_total, teacher_norm)
             theta_nats = tl.where(turn == 2, nats, theta_nats)
             teacher_nats = tl.where(turn == 3, nats, teacher_nats)
+        theta_own = tl.where(begin == 0, theta_own, theta_norm)
+        teacher_own = tl.where(begin == 0, teacher_own, teacher_norm)
 
     disjoint = theta_norm == float("-inf")
     unstable = disjoint
@@ -121,13 +132,13 @@ def draw_from_mixture(
         whose = tl.where(alpha == 0, THETAS, tl.where(alpha == 1, TEACHERS, COMMON))
         log_total, mean_theta, mean_teacher, square, num_live, num_lame = moments(
             log_theta, log_teacher, inside, alpha, whose, whole,
-            theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, sum_top, scale,
+            theta, teacher, num_ids, theta_top, teacher_top, sum_top, scale,
             per_nat, listed_theta, listed_teacher, listed_sum, least_teacher, ROWS, BLOCK,
         )  # fmt: skip
         if METHOD == ESS_BALANCE:
             theta_square, theta_mean, teacher_square, teacher_mean = tilted_pair(
                 log_theta, log_teacher, inside, alpha, whose, whole,
-                theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, sum_top, scale,
+                theta, teacher, num_ids, theta_top, teacher_top, sum_top, scale,
                 per_nat, listed_theta, listed_teacher, listed_sum, least_teacher, ROWS, BLOCK,
             )  # fmt: skip
             value = (theta_square - 2 * theta_norm) - (teacher_square - 2 * teacher_norm)
@@ -152,7 +163,7 @@ def draw_from_mixture(
 
     theta_square, _, teacher_square, _ = tilted_pair(
         log_theta, log_teacher, inside, alpha, whose, whole,
-        theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, sum_top, scale,
+        theta, teacher, num_ids, theta_top, teacher_top, sum_top, scale,
         per_nat, listed_theta, listed_teacher, listed_sum, least_teacher, ROWS, BLOCK,
     )  # fmt: skip
     at_end = whose != COMMON
@@ -174,7 +185,7 @@ def draw_from_mixture(
         if ROWS:
             if whole:
                 least_key = row_cut(
-                    theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, sum_top,
+                    theta, teacher, num_ids, theta_top, teacher_top, sum_top,
                     scale, per_nat, least_teacher, whose, alpha, log_total, most, mass, log_share, BLOCK,
                 )  # fmt: skip
                 keys = row_keys(theta_logits, teacher_logits, theta_top, teacher_top, sum_top, alpha)
@@ -187,7 +198,7 @@ def draw_from_mixture(
         if ROWS:
             if whole:
                 row_log, row_mean, row_num = row_sums(
-                    theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, sum_top,
+                    theta, teacher, num_ids, theta_top, teacher_top, sum_top,
                     scale, per_nat, listed_theta, listed_teacher, listed_sum, least_teacher, whose, alpha,
                     least_key, BLOCK,
                 )  # fmt: skip
@@ -204,12 +215,12 @@ def draw_from_mixture(
         if whole:
             if GREEDY:
                 token = row_likeliest(
-                    theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, per_nat,
+                    theta, teacher, num_ids, theta_top, teacher_top, per_nat,
                     least_teacher, alpha, BLOCK,
                 )  # fmt: skip
             else:
                 token = row_draw(
-                    theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, sum_top,
+                    theta, teacher, num_ids, theta_top, teacher_top, sum_top,
                     scale, per_nat, least_teacher, whose, alpha, log_drawn, number, least_key, CUT, BLOCK,
                 )  # fmt: skip
     drawn_theta = (tl.load(theta + token).to(tl.float64) - theta_top.to(tl.float64)) * per_nat
@@ -234,5 +245,5 @@ def draw_from_mixture(
     tl.store(figures + 15, zero)
     tl.store(figures + 16, tl.where(forced, 1.0, tl.where(fallback, 2.0, 0.0)).to(tl.float64))
     tl.store(figures + 17, zero + 1.0)
-    tl.store(figures + 18, (least_seen < least_teacher).to(tl.float64))
+    tl.store(figures + 18, (num_inside < num_ids).to(tl.float64))
     tl.store(figures + 19, unstable.to(tl.float64))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from sampling.kernels.order import LEAST_FINITE, load_logits
+from sampling.kernels.order import LEAST_FINITE, load_pair
 
 LN2 = tl.constexpr(0.6931471805599453)
 LOWEST = tl.constexpr(-1e15)  # of a float32 logit in a mean: its square is finite; what is lower weighs nothing
@@ -34,6 +34,15 @@ def alive(log_theta, log_teacher, whose):
 
 
 @triton.jit
+def four_sums(first, second, third, fourth):
+    """The sums of four tiles, for which threads wait once."""
+    firsts, lasts = tl.split(tl.sum(tl.join(tl.join(first, second), tl.join(third, fourth)), 0))
+    first, second = tl.split(firsts)
+    third, fourth = tl.split(lasts)
+    return first, second, third, fourth
+
+
+@triton.jit
 def tile_moments(log_theta, log_teacher, live, weight):
     """log Σ, E[log_theta], E[log_teacher], E[d²], how many live, how many of them have only one finite logarithm."""
     scores = tl.where(live, tilt(log_theta, log_teacher, weight), float("-inf"))
@@ -41,30 +50,32 @@ def tile_moments(log_theta, log_teacher, live, weight):
     weights = tl.exp(scores - top)
     in_theta, in_teacher = log_theta > float("-inf"), log_teacher > float("-inf")
     lame = (weights > 0) & ((in_theta & in_teacher) == 0)
-    total = tl.sum(weights, 0)
-    share = 1.0 / tl.where(total > 0, total, 1.0)
-    mean_theta = tl.sum(tl.where(in_theta & (weights > 0), weights * log_theta, 0.0), 0) * share
-    mean_teacher = tl.sum(tl.where(in_teacher & (weights > 0), weights * log_teacher, 0.0), 0) * share
     gap = tl.where(in_theta & in_teacher & (weights > 0), log_teacher - log_theta, 0.0)
-    square = tl.sum(weights * gap * gap, 0) * share
+    total, sum_theta, sum_teacher, square = four_sums(
+        weights,
+        tl.where(in_theta & (weights > 0), weights * log_theta, 0.0),
+        tl.where(in_teacher & (weights > 0), weights * log_teacher, 0.0),
+        weights * gap * gap,
+    )
+    counts = tl.sum(live.to(tl.int32) + (lame.to(tl.int32) << 16), 0)  # a tile holds less than 2¹⁵ ids
+    share = 1.0 / tl.where(total > 0, total, 1.0)
     return (
         tl.where(total > 0, top + tl.log(tl.where(total > 0, total, 1.0)), float("-inf")),
-        mean_theta,
-        mean_teacher,
-        square,
-        tl.sum(live.to(tl.int32), 0),
-        tl.sum(lame.to(tl.int32), 0),
+        sum_theta * share,
+        sum_teacher * share,
+        square * share,
+        counts & 0xFFFF,
+        counts >> 16,
     )
 
 
 @triton.jit
 def row_logs(
-    theta, teacher, ids, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top,
+    theta, teacher, ids, end, num_ids, theta_top, teacher_top,
     listed_theta, listed_teacher, listed_sum, least_teacher, whose,
 ):  # fmt: skip
     """Both models' logits at ids, less their tops, with those bool that are of the support, not of the list."""
-    theta_logits = load_logits(theta, ids, num_ids, theta_loadable)
-    teacher_logits = load_logits(teacher, ids, num_ids, teacher_loadable)
+    theta_logits, teacher_logits = load_pair(theta, teacher, ids, end, num_ids)
     live = (teacher_logits >= least_teacher) & (theta_logits < listed_theta) & (teacher_logits < listed_teacher)
     live = live & (theta_logits + teacher_logits < listed_sum) & alive(theta_logits, teacher_logits, whose)
     return theta_logits - theta_top, teacher_logits - teacher_top, live
@@ -99,13 +110,13 @@ def row_tilt(log_theta, log_teacher, weight, centre):
 
 @triton.jit
 def row_scores(
-    theta, teacher, ids, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, least_teacher, whose,
+    theta, teacher, ids, end, num_ids, theta_top, teacher_top, least_teacher, whose,
     weight, centre,
 ):  # fmt: skip
     """`row_tilt` of ids, −inf where the support lacks them."""
     nothing_listed = float("inf")
     log_theta, log_teacher, live = row_logs(
-        theta, teacher, ids, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top,
+        theta, teacher, ids, end, num_ids, theta_top, teacher_top,
         nothing_listed, nothing_listed, nothing_listed, least_teacher, whose,
     )  # fmt: skip
     return tl.where(live, row_tilt(log_theta, log_teacher, weight, centre), float("-inf"))
@@ -132,7 +143,7 @@ def slots_sum(top, total, centre, per_nat):
 
 @triton.jit
 def row_moments(
-    theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, sum_top, scale, per_nat,
+    theta, teacher, num_ids, theta_top, teacher_top, sum_top, scale, per_nat,
     listed_theta, listed_teacher, listed_sum, least_teacher, whose, weight, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """`tile_moments` of a row's ids that are not of the list: one pass."""
@@ -148,7 +159,7 @@ def row_moments(
     num_lame = tl.zeros([BLOCK], tl.int32)
     for start in range(0, num_ids, BLOCK):
         log_theta, log_teacher, live = row_logs(
-            theta, teacher, start + slots, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top,
+            theta, teacher, start + slots, start + BLOCK, num_ids, theta_top, teacher_top,
             listed_theta, listed_teacher, listed_sum, least_teacher, whose,
         )  # fmt: skip
         scores = tl.where(live, row_tilt(log_theta, log_teacher, weight, centre), float("-inf"))
@@ -177,7 +188,7 @@ def row_moments(
 
 @triton.jit
 def row_pair(
-    theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, scale, per_nat,
+    theta, teacher, num_ids, theta_top, teacher_top, scale, per_nat,
     listed_theta, listed_teacher, listed_sum, least_teacher, whose, first, second, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """log Σ with E[d] of two tilts, over a row's ids that are not of the list: one pass."""
@@ -193,7 +204,7 @@ def row_pair(
     second_gap = tl.zeros([BLOCK], tl.float32)
     for start in range(0, num_ids, BLOCK):
         log_theta, log_teacher, live = row_logs(
-            theta, teacher, start + slots, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top,
+            theta, teacher, start + slots, start + BLOCK, num_ids, theta_top, teacher_top,
             listed_theta, listed_teacher, listed_sum, least_teacher, whose,
         )  # fmt: skip
         low_theta, low_teacher = tl.maximum(log_theta, LOWEST), tl.maximum(log_teacher, LOWEST)

@@ -13,13 +13,24 @@ LEAST_FINITE = tl.constexpr(-3.4028234663852886e38)
 
 
 @triton.jit
-def load_logits(row, ids, num_ids, loadable):
-    """float32 logits of ids, −inf past `num_ids`.
+def load_logits(row, ids, end, num_ids):
+    """float32 logits of ids below `end`, −inf past `num_ids`; before it, unmasked, 16 bytes are read at once."""
+    if end <= num_ids:
+        logits = tl.load(row + ids)
+    else:
+        logits = tl.load(row + ids, mask=ids < num_ids, other=float("-inf"))
+    return logits.to(tl.float32)
 
-    `loadable` columns may be read; where it is a multiple of 16, 16 bytes are read at once whatever `num_ids` is.
-    """
-    logits = tl.load(row + ids, mask=ids < loadable, other=float("-inf")).to(tl.float32)
-    return tl.where(ids < num_ids, logits, float("-inf"))
+
+@triton.jit
+def load_pair(theta, teacher, ids, end, num_ids):
+    """`load_logits` of both models, on their way together."""
+    if end <= num_ids:
+        theta_logits, teacher_logits = tl.load(theta + ids), tl.load(teacher + ids)
+    else:
+        theta_logits = tl.load(theta + ids, mask=ids < num_ids, other=float("-inf"))
+        teacher_logits = tl.load(teacher + ids, mask=ids < num_ids, other=float("-inf"))
+    return theta_logits.to(tl.float32), teacher_logits.to(tl.float32)
 
 
 @triton.jit
@@ -49,6 +60,20 @@ def tile_threshold(keys, weights, target, LOW_BITS: tl.constexpr):
 
 
 @triton.jit
+def pair_thresholds(first, second, count, LOW_BITS: tl.constexpr):
+    """`tile_threshold` of two tiles whose keys weigh 1 each; both are counted by one sum."""
+    totals = tl.sum((first >= 0).to(tl.int64) + ((second >= 0).to(tl.int64) << 32), 0)
+    first_key = tl.where((totals & 0x7FFFFFFF) >= count, 0, LEAST_KEY).to(tl.int32)
+    second_key = tl.where((totals >> 32) >= count, 0, LEAST_KEY).to(tl.int32)
+    for place in range(31 - LOW_BITS):
+        first_next, second_next = first_key + (1 << (30 - place)), second_key + (1 << (30 - place))
+        totals = tl.sum((first >= first_next).to(tl.int64) + ((second >= second_next).to(tl.int64) << 32), 0)
+        first_key = tl.where((totals & 0x7FFFFFFF) >= count, first_next, first_key)
+        second_key = tl.where((totals >> 32) >= count, second_next, second_key)
+    return first_key, second_key
+
+
+@triton.jit
 def risen_key(key, step, first, second, third, target):
     """A threshold two bits further: by as many steps as still leave `target`, the slots' sums of each being given."""
     steps = (tl.sum(first.to(tl.float64), 0) >= target).to(tl.int32)
@@ -61,7 +86,6 @@ def risen_key(key, step, first, second, third, target):
 def row_threshold(
     row,
     num_ids,
-    loadable,
     highest,  # float32: what COUNT does not read
     scale,  # float32: log2(e) / temperature
     log2_total,  # float32
@@ -79,7 +103,7 @@ def row_threshold(
         second = tl.zeros([BLOCK], tl.float32)
         third = tl.zeros([BLOCK], tl.float32)
         for start in range(0, num_ids, BLOCK):
-            logits = load_logits(row, start + slots, num_ids, loadable)
+            logits = load_logits(row, start + slots, start + BLOCK, num_ids)
             keys = sortable(logits)
             if COUNT:
                 weights = tl.where(logits > float("-inf"), 1.0, 0.0)
@@ -90,3 +114,13 @@ def row_threshold(
             third += tl.where(keys >= key + 3 * step, weights, 0.0)
         key = risen_key(key, step, first, second, third, target)
     return key
+
+
+@triton.jit
+def num_reaching(row, num_ids, least, BLOCK: tl.constexpr):
+    """How many of a row's logits are at least a finite one: one pass."""
+    slots = tl.arange(0, BLOCK)
+    count = tl.zeros([BLOCK], tl.int32)
+    for start in range(0, num_ids, BLOCK):
+        count += (load_logits(row, start + slots, start + BLOCK, num_ids) >= least).to(tl.int32)
+    return tl.sum(count, 0)

@@ -7,51 +7,63 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from sampling.kernels.order import LEAST_FINITE, LEAST_KEY, load_logits, row_threshold, sortable, tile_threshold
+from sampling.kernels.listing import write_hits
+from sampling.kernels.order import LEAST_FINITE, load_pair
+
+DEPTH = tl.constexpr(4)  # blocks that the first pass reads at once: one rescaling of a slot's sum for all of them
+NOTHING = tl.constexpr(-200.0)  # a binary logarithm whose power is 0 in float32
+# (log2(1 + t) − t) / (t·(1 − t)), least squares at Chebyshev's nodes of [0, 1]: log2(1 + t) errs by 1.0e-7 in float32
+C0, C1, C2, C3 = (tl.constexpr(c) for c in (0.4426949138, -0.2786353875, 0.2018626472, -0.1550704061))
+C4, C5, C6, C7 = (tl.constexpr(c) for c in (0.1150445994, -0.07076450179, 0.02920528799, -0.005684766069))
 
 
 @triton.jit
 def risen(top, total, logits, scale):
-    """A slot's maximum and Σ e^(logit − maximum) with one logit more: one exponential, no overflow."""
-    rise = logits - top
-    shrink = tl.exp2(-tl.abs(rise) * scale)
-    return tl.maximum(top, logits), tl.where(rise > 0, total * shrink + 1.0, total + shrink)
+    """Slots' maxima and Σ e^(logit − maximum) with DEPTH logits more each."""
+    highest = tl.maximum(top, tl.max(logits, 0))
+    return highest, total * tl.exp2((top - highest) * scale) + tl.sum(tl.exp2((logits - highest[None, :]) * scale), 0)
 
 
 @triton.jit
-def slots_of(theta, teacher, num_ids, theta_loadable, teacher_loadable, scale, BLOCK: tl.constexpr):
+def slots_of(theta, teacher, num_ids, scale, BLOCK: tl.constexpr):
     """Of each of BLOCK slots (ids equal modulo BLOCK): theta's largest logit with Σ e^(logit − largest), the teacher's,
-    the largest sum of the two models' logits, the teacher's least logit.
+    the largest sum of the two models' logits.
 
     NaN or +inf in a row make a sum NaN or a maximum +inf; a row of −inf has sums of 0.
     """
-    slots = tl.arange(0, BLOCK)
+    slots = BLOCK * tl.arange(0, DEPTH)[:, None] + tl.arange(0, BLOCK)[None, :]
     theta_top = tl.full([BLOCK], LEAST_FINITE, tl.float32)
     teacher_top = tl.full([BLOCK], LEAST_FINITE, tl.float32)
     sum_top = tl.full([BLOCK], LEAST_FINITE, tl.float32)
     theta_total = tl.zeros([BLOCK], tl.float32)
     teacher_total = tl.zeros([BLOCK], tl.float32)
-    least = tl.full([BLOCK], float("inf"), tl.float32)
-    for start in range(0, num_ids, BLOCK):
-        theta_logits = load_logits(theta, start + slots, num_ids, theta_loadable)
-        teacher_logits = load_logits(teacher, start + slots, num_ids, teacher_loadable)
+    for start in range(0, num_ids, DEPTH * BLOCK):
+        theta_logits, teacher_logits = load_pair(theta, teacher, start + slots, start + DEPTH * BLOCK, num_ids)
         theta_top, theta_total = risen(theta_top, theta_total, theta_logits, scale)
         teacher_top, teacher_total = risen(teacher_top, teacher_total, teacher_logits, scale)
-        sum_top = tl.maximum(sum_top, theta_logits + teacher_logits)
-        least = tl.minimum(least, tl.where(start + slots < num_ids, teacher_logits, float("inf")))
-    return theta_top, theta_total, teacher_top, teacher_total, sum_top, least
+        sum_top = tl.maximum(sum_top, tl.max(theta_logits + teacher_logits, 0))
+    return theta_top, theta_total, teacher_top, teacher_total, sum_top
+
+
+@triton.jit
+def unshared(ratio):
+    """1 − log2(1 + ratio) for a ratio of 0 to 1, exact at both ends."""
+    curve = ((((((C7 * ratio + C6) * ratio + C5) * ratio + C4) * ratio + C3) * ratio + C2) * ratio + C1) * ratio + C0
+    return (1.0 - ratio) * (1.0 - ratio * curve)
 
 
 @triton.jit
 def compare(
-    theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, scale,
+    theta, teacher, num_ids, theta_top, teacher_top, scale,
     theta_log2, teacher_log2,  # float32: log2 of the sums relative to the tops
     listed_theta, listed_teacher, listed_sum,  # ids that reach one of these are listed
-    places, LIST: tl.constexpr, BLOCK: tl.constexpr,
+    places, scratch, COUNT: tl.constexpr, LIST: tl.constexpr, FEW: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """JS (nats), theta's mass off the list, the teacher's, how many ids are common, how many are on the list.
 
-    Writes the first LIST ids of the list to `places`, ascending.
+    Writes the first LIST ids of the list to `places`, ascending. Common ids are counted only with COUNT.
+
+    With p ≥ q a term of JS is, but for ln 2 / 2, p·(1 − log2(1 + q/p)) + q·(1 − log2(1 + q/p) − log2(p/q)).
     """
     slots = tl.arange(0, BLOCK)
     js = tl.zeros([BLOCK], tl.float32)
@@ -59,24 +71,27 @@ def compare(
     teacher_rest = tl.zeros([BLOCK], tl.float32)
     common = tl.zeros([BLOCK], tl.int32)
     num_listed = tl.full([], 0, tl.int32)
-    for start in range(0, num_ids, BLOCK):
-        theta_logits = load_logits(theta, start + slots, num_ids, theta_loadable)
-        teacher_logits = load_logits(teacher, start + slots, num_ids, teacher_loadable)
-        log_theta = (theta_logits - theta_top) * scale - theta_log2
-        log_teacher = (teacher_logits - teacher_top) * scale - teacher_log2
-        p, q = tl.exp2(log_theta), tl.exp2(log_teacher)
-        middle = tl.log2(p + q) - 1.0
-        js += tl.where(p > 0, p * (log_theta - middle), 0.0) + tl.where(q > 0, q * (log_teacher - middle), 0.0)
-        common += ((theta_logits > float("-inf")) & (teacher_logits > float("-inf"))).to(tl.int32)
-        listed = (theta_logits >= listed_theta) | (teacher_logits >= listed_teacher)
-        listed = listed | (theta_logits + teacher_logits >= listed_sum)
-        theta_rest += tl.where(listed, 0.0, p)
-        teacher_rest += tl.where(listed, 0.0, q)
-        hits = tl.sum(listed.to(tl.int32), 0)
-        if hits > 0:
-            at = num_listed + tl.cumsum(listed.to(tl.int32), 0) - 1
-            tl.store(places + at, start + slots, mask=listed & (at < LIST))
-        num_listed += hits
+    for first in range(0, num_ids, 32 * BLOCK):
+        last = tl.minimum(first + 32 * BLOCK, num_ids)
+        hits, bit = tl.zeros([BLOCK], tl.int32), tl.full([], 1, tl.int32)
+        for start in range(first, last, BLOCK):
+            theta_logits, teacher_logits = load_pair(theta, teacher, start + slots, start + BLOCK, num_ids)
+            log_theta = tl.maximum((theta_logits - theta_top) * scale - theta_log2, NOTHING)
+            log_teacher = tl.maximum((teacher_logits - teacher_top) * scale - teacher_log2, NOTHING)
+            p, q = tl.exp2(log_theta), tl.exp2(log_teacher)
+            apart = tl.abs(log_theta - log_teacher)
+            own = unshared(tl.exp2(-apart))
+            js += tl.maximum(p, q) * own + tl.minimum(p, q) * (own - apart)
+            both = theta_logits + teacher_logits
+            if COUNT:
+                common += (both > float("-inf")).to(tl.int32)
+            listed = (theta_logits >= listed_theta) | (teacher_logits >= listed_teacher) | (both >= listed_sum)
+            theta_rest += tl.where(listed, 0.0, p)
+            teacher_rest += tl.where(listed, 0.0, q)
+            hits |= tl.where(listed, bit, 0)
+            bit = bit << 1
+        num_blocks = tl.cdiv(last - first, BLOCK)
+        num_listed = write_hits(hits, first, num_blocks, num_listed, places, scratch, LIST, FEW, BLOCK)
     return (
         tl.sum(js.to(tl.float64), 0) * 0.34657359027997264,  # ln 2 / 2: two halves, binary logarithms
         tl.sum(theta_rest.to(tl.float64), 0),
@@ -84,71 +99,3 @@ def compare(
         tl.sum(common, 0),
         num_listed,
     )
-
-
-@triton.jit
-def ranked(keys, least, left, LOW_BITS: tl.constexpr):
-    """Keys bool above a threshold or, lowest ids first, among the `left` that equal it; how many are still left."""
-    above = (keys - (1 << LOW_BITS) >= least) | (least == LEAST_KEY)
-    equal = (keys >= least) & (above == 0)
-    taken = above | (equal & (tl.cumsum(equal.to(tl.int32), 0) <= left))
-    return taken, left - tl.sum(equal.to(tl.int32), 0)
-
-
-@triton.jit
-def likeliest(keys, count, LOW_BITS: tl.constexpr):
-    """Places bool of the `count` largest keys of a tile, of equals the first ones."""
-    least = tile_threshold(keys, tl.full(keys.shape, 1, tl.int32), count, LOW_BITS)
-    above = (keys - (1 << LOW_BITS) >= least) & (keys >= least)
-    taken, _ = ranked(keys, least, count - tl.sum(above.to(tl.int32), 0), LOW_BITS)
-    return taken
-
-
-@triton.jit
-def tile_overlap(theta_keys, teacher_keys, theta_probs, teacher_probs, top_k, LOW_BITS: tl.constexpr):
-    """Mass float64 with count of the ids that are in both top-k sets, of equals the lowest ids."""
-    both = likeliest(theta_keys, top_k, LOW_BITS) & likeliest(teacher_keys, top_k, LOW_BITS)
-    both = both & (theta_probs > 0) & (teacher_probs > 0)
-    theta_mass = tl.sum(tl.where(both, theta_probs, 0.0), 0)
-    teacher_mass = tl.sum(tl.where(both, teacher_probs, 0.0), 0)
-    return tl.minimum(theta_mass, teacher_mass), tl.sum(both.to(tl.int32), 0)
-
-
-@triton.jit
-def num_above(row, num_ids, loadable, least, LOW_BITS: tl.constexpr, BLOCK: tl.constexpr):
-    """How many finite logits are above the threshold's equals."""
-    slots = tl.arange(0, BLOCK)
-    count = tl.zeros([BLOCK], tl.int32)
-    for start in range(0, num_ids, BLOCK):
-        logits = load_logits(row, start + slots, num_ids, loadable)
-        count += ((sortable(logits) - (1 << LOW_BITS) >= least) & (logits > float("-inf"))).to(tl.int32)
-    return tl.sum(count, 0)
-
-
-@triton.jit
-def row_overlap(
-    theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, scale,
-    theta_log2, teacher_log2, top_k, LOW_BITS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """`tile_overlap` of a whole row. Some 40 passes: for rows in which thousands of ids equal the k-th one."""
-    slots = tl.arange(0, BLOCK)
-    theta_least = row_threshold(theta, num_ids, theta_loadable, 0.0, 1.0, 0.0, top_k, True, LOW_BITS, BLOCK)
-    teacher_least = row_threshold(teacher, num_ids, teacher_loadable, 0.0, 1.0, 0.0, top_k, True, LOW_BITS, BLOCK)
-    theta_left = top_k - num_above(theta, num_ids, theta_loadable, theta_least, LOW_BITS, BLOCK)
-    teacher_left = top_k - num_above(teacher, num_ids, teacher_loadable, teacher_least, LOW_BITS, BLOCK)
-    theta_mass = tl.zeros([BLOCK], tl.float32)
-    teacher_mass = tl.zeros([BLOCK], tl.float32)
-    count = tl.zeros([BLOCK], tl.int32)
-    for start in range(0, num_ids, BLOCK):
-        theta_logits = load_logits(theta, start + slots, num_ids, theta_loadable)
-        teacher_logits = load_logits(teacher, start + slots, num_ids, teacher_loadable)
-        in_theta, theta_left = ranked(sortable(theta_logits), theta_least, theta_left, LOW_BITS)
-        in_teacher, teacher_left = ranked(sortable(teacher_logits), teacher_least, teacher_left, LOW_BITS)
-        p = tl.exp2((theta_logits - theta_top) * scale - theta_log2)
-        q = tl.exp2((teacher_logits - teacher_top) * scale - teacher_log2)
-        both = in_theta & in_teacher & (p > 0) & (q > 0)
-        theta_mass += tl.where(both, p, 0.0)
-        teacher_mass += tl.where(both, q, 0.0)
-        count += both.to(tl.int32)
-    masses = tl.minimum(tl.sum(theta_mass.to(tl.float64), 0), tl.sum(teacher_mass.to(tl.float64), 0))
-    return masses, tl.sum(count, 0)

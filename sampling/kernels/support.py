@@ -14,7 +14,7 @@ from sampling.kernels.moments import alive, row_moments, row_pair, shares, tile_
 @triton.jit
 def moments(
     log_theta, log_teacher, inside, weight, whose, whole,
-    theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, sum_top, scale, per_nat,
+    theta, teacher, num_ids, theta_top, teacher_top, sum_top, scale, per_nat,
     listed_theta, listed_teacher, listed_sum, least_teacher, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """`tile_moments` of the list; of the whole support where it is larger."""
@@ -23,7 +23,7 @@ def moments(
     if ROWS:
         if whole:
             row_log, row_theta, row_teacher, row_square, row_live, row_lame = row_moments(
-                theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, sum_top,
+                theta, teacher, num_ids, theta_top, teacher_top, sum_top,
                 scale, per_nat, listed_theta, listed_teacher, listed_sum, least_teacher, whose, weight, BLOCK,
             )  # fmt: skip
             log_total, of_list, of_row = shares(log_total, row_log)
@@ -38,7 +38,7 @@ def moments(
 @triton.jit
 def tilted_pair(
     log_theta, log_teacher, inside, alpha, whose, whole,
-    theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, sum_top, scale, per_nat,
+    theta, teacher, num_ids, theta_top, teacher_top, sum_top, scale, per_nat,
     listed_theta, listed_teacher, listed_sum, least_teacher, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """log Σ with E[d] of the tilts −α and 2 − α: of π_θ²/q and of π_t²/q, each but for Z."""
@@ -50,7 +50,7 @@ def tilted_pair(
     if ROWS:
         if whole:
             row_theta, row_theta_mean, row_teacher, row_teacher_mean = row_pair(
-                theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, scale,
+                theta, teacher, num_ids, theta_top, teacher_top, scale,
                 per_nat, listed_theta, listed_teacher, listed_sum, least_teacher, whose, -alpha, 2 - alpha, BLOCK,
             )  # fmt: skip
             theta_log, of_list, of_row = shares(theta_log, row_theta)

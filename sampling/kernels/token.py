@@ -14,7 +14,7 @@ import triton.language as tl
 
 from sampling.kernels.mixture import draw_from_mixture
 from sampling.kernels.moments import LN2
-from sampling.kernels.order import least_logit, sortable, tile_threshold
+from sampling.kernels.order import least_logit, pair_thresholds, sortable, tile_threshold
 from sampling.kernels.scan import compare, slots_of
 
 NUM_FIGURES = tl.constexpr(20)
@@ -23,11 +23,11 @@ SURE = tl.constexpr(1.00001)  # the slots' float32 sums err by less: a list neve
 
 @triton.jit(do_not_specialize=["most"])  # each user's top-k would be compiled anew
 def draw_tokens(
-    theta, teacher, theta_stride, teacher_stride, num_ids, theta_loadable, teacher_loadable, top_k,
+    theta, teacher, theta_stride, teacher_stride, num_ids, top_k,
     reals,  # float64: 1/temperature, log2(e)/temperature, fixed α, the region's top-p, two limits, top-p, log min-p
     most,  # top-k
     seeds, keys, positions,  # int64: [1], [B], [B]
-    places, tokens, figures,  # int32 [B, LIST], int64 [B], float64 [B, NUM_FIGURES]
+    places, tokens, figures,  # int32 [B, LIST + 2·SMALL], int64 [B], float64 [B, NUM_FIGURES]
     METHOD: tl.constexpr, TRUST: tl.constexpr, CHECK: tl.constexpr, FORCE: tl.constexpr, AUTO: tl.constexpr,
     GREEDY: tl.constexpr, CUT: tl.constexpr, LOW_BITS: tl.constexpr, BLOCK: tl.constexpr, ROW_BLOCK: tl.constexpr,
     SMALL: tl.constexpr, LIST: tl.constexpr, HEAVY: tl.constexpr,
@@ -36,17 +36,15 @@ def draw_tokens(
     row = tl.program_id(0).to(tl.int64)
     theta += row * theta_stride
     teacher += row * teacher_stride
-    places += row * LIST
+    places += row * (LIST + 2 * SMALL)
     tokens += row
     figures += row * NUM_FIGURES
     per_nat, scale = tl.load(reals), tl.load(reals + 1).to(tl.float32)
-    fixed, top_p, max_js, min_overlap = tl.load(reals + 2), tl.load(reals + 3), tl.load(reals + 4), tl.load(reals + 5)
+    top_p = tl.load(reals + 3)
 
-    theta_tops, theta_totals, teacher_tops, teacher_totals, sum_tops, leasts = slots_of(
-        theta, teacher, num_ids, theta_loadable, teacher_loadable, scale, BLOCK
-    )
+    theta_tops, theta_totals, teacher_tops, teacher_totals, sum_tops = slots_of(theta, teacher, num_ids, scale, BLOCK)
     theta_top, teacher_top = tl.max(theta_tops, 0), tl.max(teacher_tops, 0)
-    sum_top, least_seen = tl.max(sum_tops, 0), tl.min(leasts, 0)
+    sum_top = tl.max(sum_tops, 0)
     teacher_weights = tl.exp2((teacher_tops - teacher_top) * scale)
     theta_totals = theta_totals * tl.exp2((theta_tops - theta_top) * scale)
     theta_total = tl.sum(theta_totals.to(tl.float64), 0)
@@ -55,7 +53,6 @@ def draw_tokens(
     if usable:
         # A slot's largest logit is one of the row's: what many slots reach, as many ids do
         theta_keys, teacher_keys = sortable(theta_tops), sortable(teacher_tops)
-        ones = tl.full([BLOCK], 1, tl.int32)
         fits = num_ids < 0
         count = tl.maximum(top_k, HEAVY)
         nucleus_key = tl.full([], 2**31 - 1, tl.int32)
@@ -66,17 +63,18 @@ def draw_tokens(
             fits = held & (tl.sum((teacher_keys >= nucleus_key).to(tl.int32), 0) <= LIST // 2)
             count = tl.where(fits, top_k, count)
             nucleus_key = tl.where(fits, nucleus_key, 2**31 - 1)
-        listed_theta = least_logit(tile_threshold(theta_keys, ones, count, 16))
-        listed_teacher = least_logit(tl.minimum(tile_threshold(teacher_keys, ones, count, 16), nucleus_key))
-
-        listed_sum = least_logit(tile_threshold(sortable(sum_tops), ones, count, 16))
-        listed_sum = tl.where(fits, float("inf"), listed_sum)  # the list holds the whole support as it is
+        theta_key, teacher_key = pair_thresholds(theta_keys, teacher_keys, count, 16)
+        listed_theta, listed_teacher = least_logit(theta_key), least_logit(tl.minimum(teacher_key, nucleus_key))
+        listed_sum = theta_top * 0.0 + float("inf")  # where the list holds the whole support as it is
+        if fits == 0:
+            sum_keys = sortable(sum_tops)
+            listed_sum = least_logit(tile_threshold(sum_keys, tl.full([BLOCK], 1, tl.int32), count, 16))
 
         theta_log2 = tl.log2(theta_total.to(tl.float32))
         teacher_log2 = tl.log2(teacher_total.to(tl.float32))
         js, theta_rest, teacher_rest, num_common, num_listed = compare(
-            theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, scale,
-            theta_log2, teacher_log2, listed_theta, listed_teacher, listed_sum, places, LIST, BLOCK,
+            theta, teacher, num_ids, theta_top, teacher_top, scale, theta_log2, teacher_log2,
+            listed_theta, listed_teacher, listed_sum, places, places + LIST, not TRUST, LIST, SMALL, BLOCK,
         )  # fmt: skip
         tl.debug_barrier()  # other threads wrote the list
         js = tl.minimum(tl.maximum(js, 0.0), LN2)
@@ -92,29 +90,30 @@ def draw_tokens(
                 logits = tl.load(teacher + ids, mask=at < num_listed, other=float("-inf")).to(tl.float64)
                 teacher_total += tl.sum(tl.exp((logits - teacher_top.to(tl.float64)) * per_nat), 0)
         theta_log, teacher_log = tl.log(theta_total), tl.log(teacher_total)
+        fixed, max_js, min_overlap = tl.load(reals + 2), tl.load(reals + 4), tl.load(reals + 5)
         mass, log_share = tl.load(reals + 6), tl.load(reals + 7)
         seed, key, position = tl.load(seeds), tl.load(keys + row), tl.load(positions + row)
         if TRUST:
             if fits & (num_listed <= SMALL):
                 draw_from_mixture(
-                    theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, sum_top,
-                    scale, per_nat, theta_log, teacher_log, js, num_common, least_seen, places, num_listed, False,
+                    theta, teacher, num_ids, theta_top, teacher_top, sum_top,
+                    scale, per_nat, theta_log, teacher_log, js, num_common, places, num_listed, False,
                     listed_theta, listed_teacher, listed_sum, top_k, fixed, top_p, max_js, min_overlap,
                     most, mass, log_share, seed, key, position, tokens, figures,
                     METHOD, TRUST, CHECK, FORCE, AUTO, GREEDY, CUT, LOW_BITS, ROW_BLOCK, SMALL, False,
                 )  # fmt: skip
             else:
                 draw_from_mixture(
-                    theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, sum_top,
-                    scale, per_nat, theta_log, teacher_log, js, num_common, least_seen, places, num_listed, fits == 0,
+                    theta, teacher, num_ids, theta_top, teacher_top, sum_top,
+                    scale, per_nat, theta_log, teacher_log, js, num_common, places, num_listed, fits == 0,
                     listed_theta, listed_teacher, listed_sum, top_k, fixed, top_p, max_js, min_overlap,
                     most, mass, log_share, seed, key, position, tokens, figures,
                     METHOD, TRUST, CHECK, FORCE, AUTO, GREEDY, CUT, LOW_BITS, ROW_BLOCK, LIST, True,
                 )  # fmt: skip
         else:
             draw_from_mixture(
-                theta, teacher, num_ids, theta_loadable, teacher_loadable, theta_top, teacher_top, sum_top,
-                scale, per_nat, theta_log, teacher_log, js, num_common, least_seen, places, num_listed, fits == 0,
+                theta, teacher, num_ids, theta_top, teacher_top, sum_top,
+                scale, per_nat, theta_log, teacher_log, js, num_common, places, num_listed, fits == 0,
                 listed_theta, listed_teacher, listed_sum, top_k, fixed, top_p, max_js, min_overlap,
                 most, mass, log_share, seed, key, position, tokens, figures,
                 METHOD, TRUST, CHECK, FORCE, AUTO, GREEDY, CUT, LOW_BITS, ROW_BLOCK, LIST, True,

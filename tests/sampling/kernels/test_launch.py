@@ -25,7 +25,7 @@ from triton.compiler import ASTSource
 from sampling.kernels.launch import DEFAULT_TILES as tiles
 from sampling.kernels.token import draw_tokens
 
-words = "theta_stride teacher_stride num_ids theta_loadable teacher_loadable top_k most".split()
+words = "theta_stride teacher_stride num_ids top_k most".split()
 kinds = {"theta": "*bf16", "teacher": "*bf16", **dict.fromkeys(words, "i32"), "reals": "*fp64", "seeds": "*i64"}
 kinds |= {"keys": "*i64", "positions": "*i64", "places": "*i32", "tokens": "*i64", "figures": "*fp64"}
 names = draw_tokens.arg_names
