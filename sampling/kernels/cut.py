@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from sampling.kernels.moments import centre_of, grown, halves, row_logs, row_scores, row_tilt, slots_sum
+from sampling.kernels.moments import LOWEST, centre_of, grown, halves, row_logs, row_scores, row_tilt, slots_sum
 from sampling.kernels.order import LEAST_FINITE, LEAST_KEY, risen_key, sortable, tile_threshold
 
 
@@ -137,9 +137,10 @@ def row_sums(
         live = live & (sortable(scores) >= least_key) & (scores > float("-inf"))
         kept, new, top = grown(top, tl.where(live, scores, float("-inf")), scale)
         both = live & (log_theta > float("-inf")) & (log_teacher > float("-inf"))
-        new += new * (left * tl.where(both, log_teacher - log_theta, 0.0))
+        gap = tl.maximum(log_teacher, LOWEST) - tl.maximum(log_theta, LOWEST)
+        new += new * (left * tl.where(both, gap, 0.0))
         total = total * kept + new
-        sum_scores = sum_scores * kept + tl.where(live, new * scores, 0.0)
+        sum_scores = sum_scores * kept + tl.where(live, new * tl.maximum(scores, LOWEST), 0.0)
         num += live.to(tl.int32)
     logarithm, share = slots_sum(top, total, centre, per_nat)
     mean = tl.sum(sum_scores.to(tl.float64) * share, 0) + centre.to(tl.float64) * per_nat

@@ -29,10 +29,10 @@ MIN_TEMPERATURE = 1e-6  # below it 1/temperature leaves float32
 class Tiles:
     """How many ids a program holds at once; powers of 2."""
 
-    block: int = 4096  # of a row, in the two passes that every row needs; at least overlap_top_k
+    block: int = 4096  # of a row, in the two passes that every row needs; overlap_top_k to 2¹⁵
     row_block: int = 2048  # of a row, in the passes over supports that the list does not hold
     small: int = 512  # of a short list
-    listed: int = 4096  # of the longest list
+    listed: int = 4096  # of the longest list; at most 2¹⁴
     num_warps: int = 16
     max_registers: int | None = None  # of a thread; less than the compiler wants lets more programs share a processor
 

@@ -14,14 +14,14 @@ def write_blocks(hits, slots, first_id, num_blocks, num_listed, places, LIST: tl
 
     Four blocks' places are counted by one scan, 16 bits each.
     """
-    for place in range(0, num_blocks, 4):
-        four = (hits >> place) & 15
+    for block in range(0, num_blocks, 4):
+        four = (hits >> block) & 15
         wide = four.to(tl.int64)
         counts = (wide | (wide << 15) | (wide << 30) | (wide << 45)) & 0x0001000100010001
         reached, totals = tl.cumsum(counts, 0), tl.sum(counts, 0)
         for lane in tl.static_range(4):
             at = num_listed + ((reached >> (16 * lane)) & 0xFFFF).to(tl.int32) - 1
-            ids = first_id + (place + lane) * BLOCK + slots
+            ids = first_id + (block + lane) * BLOCK + slots
             tl.store(places + at, ids, mask=(((four >> lane) & 1) > 0) & (at < LIST))
             num_listed += ((totals >> (16 * lane)) & 0xFFFF).to(tl.int32)
     return num_listed

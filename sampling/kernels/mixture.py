@@ -49,9 +49,8 @@ def draw_from_mixture(
                 theta, teacher, num_ids, theta_top, teacher_top, scale,
                 (theta_log / LN2).to(tl.float32), (teacher_log / LN2).to(tl.float32), top_k, LOW_BITS, BLOCK,
             )  # fmt: skip
-            listed_theta = listed_theta * 0.0 + float("inf")
-            listed_teacher = listed_teacher * 0.0 + float("inf")
-            listed_sum = listed_sum * 0.0 + float("inf")
+            listed_theta = theta_top * 0.0 + float("inf")  # the list holds nothing of the row
+            listed_teacher, listed_sum = listed_theta, listed_theta
     if TRUST:
         least_key = tile_threshold(teacher_keys, teacher_probs, top_p, LOW_BITS)
         if ROWS:
@@ -79,9 +78,9 @@ def draw_from_mixture(
     else:
         needed = num_common < num_ids
     if needed:
-        # Where no id of the support is a stranger to one model, both kinds of sums are the same
-        lonely = inside & ((theta_logits == float("-inf")) | (teacher_logits == float("-inf")))
-        begin = tl.where(whole | (tl.sum(lonely.to(tl.int32), 0) > 0), 0, 2)
+        # Where theta knows every id of the trust region, the own sums are those of the common ids
+        unknown = inside & (theta_logits == float("-inf"))
+        begin = tl.where(whole | (tl.sum(unknown.to(tl.int32), 0) > 0), 0, 2)
         for turn in range(begin, 4):
             weight = zero + turn % 2
             whose = tl.where(turn < 2, turn, COMMON)

@@ -14,7 +14,7 @@ LEAST_FINITE = tl.constexpr(-3.4028234663852886e38)
 
 @triton.jit
 def load_logits(row, ids, end, num_ids):
-    """float32 logits of ids below `end`, −inf past `num_ids`; before it, unmasked, 16 bytes are read at once."""
+    """float32 logits of a block's ids, −inf past `num_ids`; a block that ends before it is read 16 bytes at once."""
     if end <= num_ids:
         logits = tl.load(row + ids)
     else:

@@ -70,7 +70,7 @@ def row_overlap(
         in_teacher, teacher_left = ranked(sortable(teacher_logits), teacher_least, teacher_left, LOW_BITS)
         p = tl.exp2((theta_logits - theta_top) * scale - theta_log2)
         q = tl.exp2((teacher_logits - teacher_top) * scale - teacher_log2)
-        both = in_theta & in_teacher & (p > 0) & (q > 0)
+        both = in_theta & in_teacher & (theta_logits + teacher_logits > float("-inf"))
         theta_mass += tl.where(both, p, 0.0)
         teacher_mass += tl.where(both, q, 0.0)
         count += both.to(tl.int32)

@@ -61,7 +61,7 @@ def compare(
 ):  # fmt: skip
     """JS (nats), theta's mass off the list, the teacher's, how many ids are common, how many are on the list.
 
-    Writes the first LIST ids of the list to `places`, ascending. Common ids are counted only with COUNT.
+    Writes the first LIST ids of the list to `places`, ascending. Common ids are counted only with COUNT, else 0.
 
     With p ≥ q a term of JS is, but for ln 2 / 2, p·(1 − log2(1 + q/p)) + q·(1 − log2(1 + q/p) − log2(p/q)).
     """

@@ -174,6 +174,19 @@ def cases() -> list[Case]:
         for name, sampling in (("", SamplingConfig(seed=9)), (" cut", SamplingConfig(seed=9, top_p=0.8))):
             mixture = settings("exploratory", alpha_method="fixed", alpha=alpha)
             add(f"alpha {alpha}{name}", apart, mixture, sampling=sampling)
+    # The trust region is small, yet theta's ties overflow the list
+    flat, peaks = torch.zeros(2, NUM_IDS), torch.full((2, NUM_IDS), -9.0)
+    peaks[:, [3, 7, 11]] = torch.tensor([1.0, 2.0, 3.0])
+    add("ties overflow a list that would fit", (flat, peaks), settings("balanced", auto_fallback=False))
+    # Theta knows not every id of the region, which is on the list, and then is larger than it
+    strange = pair(30, 2.0)
+    strange[0][:, ::4], strange[1][:, ::5] = -INF, -INF
+    add("holes, forced", strange, settings("balanced"), first=True, tiles=of_path["in a list"])
+    theta, teacher = pair(3, 0.4)
+    theta.scatter_(1, teacher[:, :NUM_IDS].argsort(descending=True)[:, 120:160], -INF)
+    add("holes beyond the list, forced", (theta, teacher), settings("balanced"), first=True)
+    for width in (319, 400, 64 * 33 + 7):  # blocks end one id before the row, past it; there are more than 32
+        add(f"{width} ids", pair(1, 2.0, width=width), settings("balanced"), num_ids=width)
     add("holes, counted", with_holes(), settings("exploratory", auto_fallback=False))
     add("holes, theta alone", with_holes(), settings("balanced", alpha_method="fixed", alpha=0.0, auto_fallback=False))
     add("holes, theta alone, whole", with_holes(), settings("exploratory", alpha_method="fixed", alpha=0.0))
@@ -181,6 +194,10 @@ def cases() -> list[Case]:
     masked = pair(18, 2.0)
     masked[0][:, 50:120] = torch.finfo(bf16).min
     add("finite masks", masked, settings("exploratory", stability_check=False))
+    halved = tuple(side[1:] for side in pair(18, 2.0))
+    halved[0][:, 50:] = torch.finfo(bf16).min
+    many = SamplingConfig(seed=2, top_k=5000)
+    add("finite masks, cut", halved, settings("exploratory", stability_check=False), sampling=many)  # type: ignore[arg-type]
     peaked = noise(19, 1, 151_936) * 3, noise(20, 1, 151_936) * 3
     for preset in presets:
         add(

@@ -31,7 +31,7 @@ kinds |= {"keys": "*i64", "positions": "*i64", "places": "*i32", "tokens": "*i64
 names = draw_tokens.arg_names
 signature = {name: kinds.get(name, "constexpr") for name in names}
 for cut in (False, True):
-    fixed = dict(METHOD=1, TRUST=True, CHECK=True, FORCE=True, AUTO=True, GREEDY=False, CUT=cut, LOW_BITS=16,
+    fixed = dict(METHOD=1, TRUST=not cut, CHECK=True, FORCE=True, AUTO=True, GREEDY=False, CUT=cut, LOW_BITS=16,
                  BLOCK=tiles.block, ROW_BLOCK=tiles.row_block, SMALL=tiles.small, LIST=tiles.listed, HEAVY=256)
     source = ASTSource(draw_tokens, signature, {(names.index(name),): value for name, value in fixed.items()})
     kernel = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": tiles.num_warps})
