@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain(INTERRUPTED)
         return FAILED
     except SystemExit as ended:
-        if ended.code == TERMINATED:  # flows/server.py
+        if ended.code == TERMINATED:  # flows/signals.py
             _complain(INTERRUPTED)
         raise
     except BrokenPipeError as error:

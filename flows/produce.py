@@ -29,6 +29,7 @@ from flows.progress import RunProgress, ShardPages
 from flows.publish import upload
 from flows.sampling_runs import SamplingRuns, cancel_sampling
 from flows.server import start_server
+from flows.signals import exit_on_sigterm
 from sampling.errors import RefusedError, RunCancelledError
 from sampling.memory import check_max_tokens, context_length
 from sampling.vocabulary import check_stop_ids, check_vocabularies, load_tokenizer
@@ -89,6 +90,7 @@ def run_produce(config: PipelineConfig) -> ProduceResult:
     with locked(folder, config.shards.run_on, with_rows=False):
         if (result := _find_published(folder, config.validation)) is not None and config.publish.hub is None:
             return result
+    exit_on_sigterm()
     start_server()
     try:
         return produce_dataset(config)
@@ -139,6 +141,8 @@ def _produce(config: PipelineConfig) -> ProduceResult:
             _show(folder, folder.refused)
             raise
         _show(folder, folder.published)
+        for warning in manifest["warnings"]:
+            logger.warning("published with a warning: %s", warning)
         report_published(folder.address(folder.published), manifest)
         return _with_copy(config, folder, _result(folder, manifest))
 

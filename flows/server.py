@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 from contextvars import copy_context
-from types import FrameType
 
 from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import PREFECT_API_URL
@@ -34,15 +33,9 @@ def start_server() -> None:
         return  # a server is there
     # A process inherits the signal mask of the thread that starts it, and no handler of its own undoes that. In a
     # thread of its own, Ctrl-C is blocked for the server and not for us. If it fails, the flow starts it again.
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _exit)  # death without goodbye would leave the server behind
     thread = threading.Thread(target=copy_context().run, args=(_start,), daemon=True)
     thread.start()
     thread.join()
-
-
-def _exit(number: int, frame: FrameType | None) -> None:
-    sys.exit(128 + number)
 
 
 def _start() -> None:

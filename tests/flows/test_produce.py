@@ -159,7 +159,9 @@ def test_a_refused_dataset_lies_aside_with_its_report(refused: tuple[PipelineCon
     assert not folder.published.exists()
 
 
-def test_a_hopeless_run_is_stopped_early(tmp_path: Path, tiny_pair: tuple[Path, Path], prefect_server: str) -> None:
+def test_a_hopeless_run_is_stopped_early(
+    tmp_path: Path, tiny_pair: tuple[Path, Path], prefect_server: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """Two tokens are too few for an EOS of these models and this seed: after 4 of 12 completions that is clear."""
     config = config_of(tmp_path, tiny_pair, eos_rate_min=0.5, probe_rows=4)
     short = config.sampling.model_copy(update={"max_tokens": 2})
@@ -177,6 +179,9 @@ def test_a_hopeless_run_is_stopped_early(tmp_path: Path, tiny_pair: tuple[Path, 
         run_produce(config)
     lax = config.model_copy(update={"validation": Limits.model_validate(LAX | {"probe_rows": None})})
     assert run_produce(lax).figures["num_rows"] == NUM_ROWS * NUM_SAMPLES
+    (warned,) = (record.getMessage() for record in caplog.records if record.name == "flows.produce")
+    assert warned.startswith("published with a warning: ")
+    assert "(length_rate): limit ≤ 0.3, value 1: completions are cut at max_tokens" in warned
 
 
 def test_prefect_shows_the_verdict(

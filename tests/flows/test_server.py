@@ -17,6 +17,8 @@ LIMIT_S = 60.0  # an idle machine takes 2 s
 CODE = """
 from prefect.server.api.server import SubprocessASGIServer
 from flows.server import start_server
+from flows.signals import exit_on_sigterm
+exit_on_sigterm()
 start_server()
 print(SubprocessASGIServer().server_process.pid, flush=True)
 input()
