@@ -123,4 +123,7 @@ def _positive(text: str) -> int:
 
 
 def _positives(text: str) -> list[int]:
-    return [_positive(part) for part in text.split(",")]
+    try:
+        return [_positive(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers, such as 16,32") from None

@@ -87,6 +87,7 @@ class RunProgress:
         self._shards: dict[int, Progress] = {}
         self._pages = pages
         self._printed: float | None = None
+        self._line = ""
         self._bar: RichProgress | None = None
 
     def __enter__(self) -> Self:
@@ -115,14 +116,19 @@ class RunProgress:
         before = self._shards.get(shard)
         self._shards[shard] = now
         self._all.add(before, now)
+        is_to_sample = True
         if self._pages is not None:
-            self._pages.show_shard(shard, before, now)
+            is_to_sample = self._pages.show_shard(shard, before, now)
             self._pages.show(self._all)
         if self._bar is not None:
             with suppress(OSError):
                 self._bar.update(self._bar.task_ids[0], completed=self.num_done)
-        elif self._printed is None or time.monotonic() - self._printed >= LINE_EVERY_S:
+        elif self._is_line_due(is_to_sample):
             self._print()
+
+    def _is_line_due(self, is_to_sample: bool) -> bool:
+        """The first line tells all that an earlier run has done: it waits for a shard that is not."""
+        return is_to_sample if self._printed is None else time.monotonic() - self._printed >= LINE_EVERY_S
 
     def show_engines(self, num_engines: int) -> None:
         """Take how many engines draw at the same time."""
@@ -139,8 +145,11 @@ class RunProgress:
 
     def _print(self) -> None:
         self._printed = time.monotonic()
+        if self._line == (line := f"sampled {self._all}"):
+            return
+        self._line = line
         with suppress(OSError):  # a terminal that is gone ends no run
-            print(f"sampled {self._all}", file=sys.stderr, flush=True)
+            print(line, file=sys.stderr, flush=True)
 
 
 class _Status(ProgressColumn):
@@ -168,8 +177,8 @@ class ShardPages:
         """Show the whole run."""
         self._pages.put(key_of(f"{self._title} progress"), whole.percent, f"{self._title}: {whole}")
 
-    def show_shard(self, index: int, before: Progress | None, now: Progress) -> None:
-        """Show a shard, and log its first word and its last; one that is found done needs neither."""
+    def show_shard(self, index: int, before: Progress | None, now: Progress) -> bool:
+        """Show a shard, and log its first word and its last; False for one that is found done, which needs neither."""
         log = get_run_logger(run_id=self._folder.run_id[:12], shard=index)
         shard = self._shards.get(index)
         if shard is None:
@@ -177,7 +186,7 @@ class ShardPages:
             shard = Tally(num_rows * self._num_samples)
             shard.add(None, now)
             if shard.num_left <= 0:
-                return
+                return False
             self._shards[index] = shard
             log.info("shard %05d begins: %s", index, shard.counted())
         else:
@@ -192,6 +201,7 @@ class ShardPages:
             f"shard {index:05d}: {shard}",
             task_run_id=task.task_run.id if task else None,
         )
+        return True
 
     def close(self) -> None:
         """Send what is not sent."""

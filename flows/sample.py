@@ -31,6 +31,8 @@ PLAIN = "{% if system %}{{ system }}\n\n{% endif %}Q: " + CHAT + "\nA:"
 
 def sample(args: argparse.Namespace) -> None:
     """Streams the answer to stdout, coloured if that is a terminal; the figures go to stderr."""
+    if not args.question.strip():
+        raise ConfigurationError("the question is empty; give a text")
     fixed = {"alpha_method": "fixed", "alpha": args.alpha} if args.alpha is not None else {}
     mixture = _checked(MixtureConfig, {"preset": args.preset, "alpha_method": args.alpha_method, **fixed})
     sampling = _checked(

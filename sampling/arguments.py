@@ -61,4 +61,21 @@ def dual_prompts(
             assert isinstance(prompt, str)
             assert isinstance(theta, str)
             rows.append(DualPrompt(teacher=prompt, theta=theta, id=str(place)))
+    for row in rows:
+        _check(row, "teacher", row.teacher)
+        _check(row, "theta", row.theta)
     return rows
+
+
+def _check(row: DualPrompt, name: str, prompt: object) -> None:
+    """Raises ConfigurationError for what no tokenizer takes, and would not name."""
+    if prompt is None:
+        raise ConfigurationError(f"row {row.id}: no {name} prompt; give a text, or token ids")
+    if isinstance(prompt, str):
+        try:
+            prompt.encode()
+        except UnicodeEncodeError as error:
+            half = f"U+{ord(prompt[error.start]):04X}"
+            raise ConfigurationError(
+                f"row {row.id}: the {name} prompt holds {half} at {error.start}, half of a character; leave it out"
+            ) from None

@@ -69,9 +69,10 @@ class EngineChild:
             lock.acquire(timeout=LOCK_TIMEOUT_S)
             from sampling import DualSampler
 
-            log = logging.getLogger("sampling")
-            log.setLevel(logging.INFO)
-            log.addHandler(_ToRun(self._send))
+            to_run = _ToRun(self._send)
+            for name in ("sampling", "tasks"):
+                logging.getLogger(name).setLevel(logging.INFO)
+                logging.getLogger(name).addHandler(to_run)
             sampler = DualSampler(
                 teacher=ModelConfig(**settings["teacher"]),
                 theta=ModelConfig(**settings["theta"]),
@@ -144,7 +145,7 @@ class EngineChild:
 
 
 class _ToRun(logging.Handler):
-    """Shows the sampler's log where the run shows its own, and in the engine's log."""
+    """Shows this process's own log where the run shows its own, and in the engine's log."""
 
     def __init__(self, send: Callable[[str, dict[str, Any]], None]) -> None:
         super().__init__()

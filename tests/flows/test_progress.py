@@ -80,7 +80,7 @@ def folder(tmp_path: Path) -> RunFolder:
 
 
 def test_prefect_shows_the_whole_with_each_shard_that_samples(
-    prefect_server: str, folder: RunFolder, caplog: pytest.LogCaptureFixture
+    prefect_server: str, folder: RunFolder, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Two samples a row; shard 0 was complete before, shard 1 becomes so, shard 2 stops half-way."""
     seen: dict[int, list[Progress]] = {
@@ -102,6 +102,8 @@ def test_prefect_shows_the_whole_with_each_shard_that_samples(
 
     with caplog.at_level(logging.INFO):
         run_id = run(return_state=True).state_details.flow_run_id
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sampled")]
+    assert said[0] == "sampled 10 of 20, loading the engine, 1 quarantined"  # all that was done before
     with get_client(sync_client=True) as client:
         of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]))
         found = {str(artifact.key): artifact for artifact in client.read_artifacts(artifact_filter=of_run)}

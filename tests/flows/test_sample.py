@@ -11,6 +11,7 @@ import pytest
 from flows.sample import _prompt, answer
 from sampling import DualSampler, EngineConfig, SamplingConfig
 from sampling.errors import ConfigurationError
+from tests.flows.commands import Run
 from tests.tiny import byte_tokenizer
 
 SAMPLING = SamplingConfig(max_tokens=12)
@@ -44,6 +45,11 @@ def test_colours_change_nothing_but_the_colour(
 def test_a_question_that_cannot_be_sampled_is_a_configuration_error(sampler: DualSampler) -> None:
     with pytest.raises(ConfigurationError, match="tokens"):
         answer(sampler, SAMPLING, "x" * 2000)
+
+
+def test_an_empty_question_is_refused_before_anything_is_loaded(run: Run) -> None:
+    code, out, err = run("sample", " ", "--teacher", "no-model", "--theta", "no-model")
+    assert (code, out, err) == (2, "", "dual-sampling: the question is empty; give a text\n")
 
 
 def test_the_reference_is_the_teachers_alone() -> None:

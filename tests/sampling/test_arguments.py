@@ -55,5 +55,9 @@ def test_texts_become_pairs_with_a_name_each() -> None:
     for alone in ("ab", pair):
         with pytest.raises(ConfigurationError, match=r"prompts is one prompt, .* give \[prompt\]"):
             dual_prompts(alone, None)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="row x: no theta prompt"):
+        dual_prompts([DualPrompt("a", None, id="x")], None)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=r"row 1: the teacher prompt holds U\+D800 at 2, half of a character"):
+        dual_prompts(["a", "bc\ud800"], ["a", "b"])
     with pytest.raises(ConfigurationError, match="theta_prompts is one prompt"):
         dual_prompts(["ab", "cd"], "cd")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from sampling.errors import EngineDiedError, EngineStalledError, ModelError
-from tasks.config import PipelineConfig
+from tasks.config import MetricsConfig, PipelineConfig
 from tasks.engine_process import EngineProcess, Progress
 from tasks.parts import read_parts
 from tasks.run_folder import OWN_ENGINE, RunFolder
@@ -60,8 +62,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_pair: tuple[Path, Path
 
 @pytest.fixture(scope="module")
 def engine(tiny_pair: tuple[Path, Path], folder: RunFolder) -> Iterator[EngineProcess]:
-    with EngineProcess(config_of(tiny_pair, folder.root), folder) as process:
-        yield process
+    """Its port of metrics is taken."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        metrics = MetricsConfig(port=taken.getsockname()[1])
+        config = config_of(tiny_pair, folder.root).model_copy(update={"metrics": metrics})
+        with EngineProcess(config, folder) as process:
+            yield process
 
 
 def test_shards_are_sampled_on_one_loaded_engine(
@@ -71,8 +77,9 @@ def test_shards_are_sampled_on_one_loaded_engine(
     caplog.set_level(logging.INFO, "tasks.engine_process")
     seen: list[Progress] = []
     engine.sample(folder.shard(0), set(), seen.append)
-    (said,) = (record.getMessage() for record in caplog.records if record.name == "tasks.engine_process")
+    said, warned = (record.getMessage() for record in caplog.records if record.name == "tasks.engine_process")
     assert said.startswith("memory: theta's weights ")
+    assert re.fullmatch(r"127\.0\.0\.1:\d+ serves no metrics \(Address already in use\); choose another port", warned)
     assert said in folder.engine_log(OWN_ENGINE).read_text()
     pid = engine.pid
     parts = read_parts(folder.shard(0).parts)
