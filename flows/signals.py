@@ -1,4 +1,4 @@
-"""What SIGTERM does to a run's process: docker stop, systemd, Slurm and `timeout` send it."""
+"""What SIGTERM does to a run's process, which docker stop, systemd, Slurm and `timeout` send it."""
 
 from __future__ import annotations
 
