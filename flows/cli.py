@@ -7,16 +7,15 @@ import flows.environment  # noqa: F401  isort: skip  (before anything that reads
 import argparse
 import os
 import select
-import signal
 import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
 
 from flows.arguments import parser
+from flows.signals import TERMINATED
 
 PUBLISHED, FAILED, BAD_INPUT, REFUSED = 0, 1, 2, 3
-TERMINATED = 128 + signal.SIGTERM
 INTERRUPTED = "interrupted; what is finished is kept, and the same command goes on from there"
 
 
@@ -30,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain(INTERRUPTED)
         return FAILED
     except SystemExit as ended:
-        if ended.code == TERMINATED:  # flows/signals.py
+        if ended.code == TERMINATED:
             _complain(INTERRUPTED)
         raise
     except BrokenPipeError as error:

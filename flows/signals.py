@@ -7,6 +7,8 @@ import sys
 import threading
 from types import FrameType
 
+TERMINATED = 128 + signal.SIGTERM  # the exit status, as a shell has it
+
 
 def exit_on_sigterm() -> None:
     """Let SIGTERM end this process as `sys.exit` does, unless somebody else has a use for it.
@@ -19,4 +21,4 @@ def exit_on_sigterm() -> None:
 
 
 def _exit(number: int, frame: FrameType | None) -> None:
-    sys.exit(128 + number)
+    sys.exit(TERMINATED)

@@ -11,7 +11,17 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from sampling.kernels.moments import LOWEST, centre_of, grown, halves, row_logs, row_scores, row_tilt, slots_sum
+from sampling.kernels.moments import (
+    LOWEST,
+    centre_of,
+    grown,
+    halves,
+    row_gap,
+    row_logs,
+    row_scores,
+    row_tilt,
+    slots_sum,
+)
 from sampling.kernels.order import LEAST_FINITE, LEAST_KEY, risen_key, sortable, tile_threshold
 
 
@@ -136,9 +146,7 @@ def row_sums(
         scores = tl.where(live, row_tilt(log_theta, log_teacher, weight, centre), float("-inf"))
         live = live & (sortable(scores) >= least_key) & (scores > float("-inf"))
         kept, new, top = grown(top, tl.where(live, scores, float("-inf")), scale)
-        both = live & (log_theta > float("-inf")) & (log_teacher > float("-inf"))
-        gap = tl.maximum(log_teacher, LOWEST) - tl.maximum(log_theta, LOWEST)
-        new += new * (left * tl.where(both, gap, 0.0))
+        new += new * (left * row_gap(log_theta, log_teacher))
         total = total * kept + new
         sum_scores = sum_scores * kept + tl.where(live, new * tl.maximum(scores, LOWEST), 0.0)
         num += live.to(tl.int32)

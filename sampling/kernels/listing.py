@@ -1,4 +1,4 @@
-"""The list of a row's ids that matter: written without a word between threads while the row is read."""
+"""The list of a row's ids that matter, written once the row is read: until then an id is a bit of its slot."""
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 

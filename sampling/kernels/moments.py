@@ -142,6 +142,13 @@ def slots_sum(top, total, centre, per_nat):
 
 
 @triton.jit
+def row_gap(log_theta, log_teacher):
+    """The teacher's logits less theta's where both are finite, else 0; what is summed of it stays finite, too."""
+    gap = tl.maximum(log_teacher, LOWEST) - tl.maximum(log_theta, LOWEST)
+    return tl.where(alive(log_theta, log_teacher, COMMON), gap, 0.0)
+
+
+@triton.jit
 def row_moments(
     theta, teacher, num_ids, theta_top, teacher_top, sum_top, scale, per_nat,
     listed_theta, listed_teacher, listed_sum, least_teacher, whose, weight, BLOCK: tl.constexpr,
@@ -167,7 +174,7 @@ def row_moments(
         in_theta, in_teacher = log_theta > float("-inf"), log_teacher > float("-inf")
         lame = (new > 0) & ((in_theta & in_teacher) == 0)
         low_theta, low_teacher = tl.maximum(log_theta, LOWEST), tl.maximum(log_teacher, LOWEST)
-        gap = tl.where((new > 0) & in_theta & in_teacher, low_teacher - low_theta, 0.0)
+        gap = row_gap(log_theta, log_teacher)
         new += new * (left * gap)
         total = total * kept + new
         sum_theta = sum_theta * kept + tl.where(in_theta & (new > 0), new * low_theta, 0.0)
@@ -207,8 +214,7 @@ def row_pair(
             theta, teacher, start + slots, start + BLOCK, num_ids, theta_top, teacher_top,
             listed_theta, listed_teacher, listed_sum, least_teacher, whose,
         )  # fmt: skip
-        low_theta, low_teacher = tl.maximum(log_theta, LOWEST), tl.maximum(log_teacher, LOWEST)
-        gap = tl.where(alive(log_theta, log_teacher, COMMON), low_teacher - low_theta, 0.0)
+        gap = row_gap(log_theta, log_teacher)
         scores = tl.where(live, row_tilt(log_theta, log_teacher, first, centre), float("-inf"))
         kept, new, first_top = grown(first_top, scores, scale)
         new += new * (first_left * gap)

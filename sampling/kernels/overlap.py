@@ -7,7 +7,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from sampling.kernels.order import LEAST_KEY, load_logits, load_pair, pair_thresholds, row_threshold, sortable
+from sampling.kernels.order import (
+    LEAST_KEY,
+    least_logit,
+    load_pair,
+    num_reaching,
+    pair_thresholds,
+    row_threshold,
+    sortable,
+)
 
 
 @triton.jit
@@ -40,17 +48,6 @@ def tile_overlap(theta_keys, teacher_keys, theta_probs, teacher_probs, top_k, LO
 
 
 @triton.jit
-def num_above(row, num_ids, least, LOW_BITS: tl.constexpr, BLOCK: tl.constexpr):
-    """How many finite logits are above the threshold's equals."""
-    slots = tl.arange(0, BLOCK)
-    count = tl.zeros([BLOCK], tl.int32)
-    for start in range(0, num_ids, BLOCK):
-        logits = load_logits(row, start + slots, start + BLOCK, num_ids)
-        count += ((sortable(logits) - (1 << LOW_BITS) >= least) & (logits > float("-inf"))).to(tl.int32)
-    return tl.sum(count, 0)
-
-
-@triton.jit
 def row_overlap(
     theta, teacher, num_ids, theta_top, teacher_top, scale,
     theta_log2, teacher_log2, top_k, LOW_BITS: tl.constexpr, BLOCK: tl.constexpr,
@@ -59,8 +56,8 @@ def row_overlap(
     slots = tl.arange(0, BLOCK)
     theta_least = row_threshold(theta, num_ids, 0.0, 1.0, 0.0, top_k, True, LOW_BITS, BLOCK)
     teacher_least = row_threshold(teacher, num_ids, 0.0, 1.0, 0.0, top_k, True, LOW_BITS, BLOCK)
-    theta_left = top_k - num_above(theta, num_ids, theta_least, LOW_BITS, BLOCK)
-    teacher_left = top_k - num_above(teacher, num_ids, teacher_least, LOW_BITS, BLOCK)
+    theta_left = top_k - num_reaching(theta, num_ids, least_logit(theta_least + (1 << LOW_BITS)), BLOCK)
+    teacher_left = top_k - num_reaching(teacher, num_ids, least_logit(teacher_least + (1 << LOW_BITS)), BLOCK)
     theta_mass = tl.zeros([BLOCK], tl.float32)
     teacher_mass = tl.zeros([BLOCK], tl.float32)
     count = tl.zeros([BLOCK], tl.int32)
