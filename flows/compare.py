@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import flows.environment  # noqa: F401  isort: skip  (before Prefect, Great Expectations)
+import flows.orchestration.environment  # noqa: F401  isort: skip  (before Prefect, Great Expectations)
 
-import sys
 from typing import Any
 
 from prefect import flow
 
-from flows.credentials import storage_options
+from flows.orchestration.secrets import storage_options
 from flows.report import write_html
-from tasks.dataset import Dataset, open_dataset
-from tasks.judge import judge_again
+from tasks.publish.dataset import Dataset, open_dataset
+from tasks.publish.judge import judge_again
 from validations.verdict import Verdict
 
 Judged = tuple[Dataset, Verdict]
@@ -54,8 +53,8 @@ def side_by_side(judged: tuple[Judged, Judged]) -> list[dict[str, Any]]:
     """Each figure of both, with what the second has more."""
     (_, one), (_, other) = judged
     rows: list[dict[str, Any]] = []
-    for name in dict.fromkeys([*one.figures, *other.figures]):
-        here, there = one.figures.get(name), other.figures.get(name)
+    for name in dict.fromkeys([*one.metrics, *other.metrics]):
+        here, there = one.metrics.get(name), other.metrics.get(name)
         change = None if here is None or there is None else there - here
         rows.append({"figure": name, "A": here, "B": there, "B − A": change})
     return rows
@@ -63,36 +62,10 @@ def side_by_side(judged: tuple[Judged, Judged]) -> list[dict[str, Any]]:
 
 def write_comparison(judged: tuple[Judged, Judged], output: str) -> None:
     """Write the page with both. Raises OutputError."""
-    from validations.report import render_comparison  # matplotlib takes 1 s to import
+    from validations.report.page import render_comparison  # matplotlib takes 1 s to import
 
     (one, one_verdict), (other, other_verdict) = judged
     titles = one.title, other.title
     if titles[0] == titles[1]:
         titles = one.address, other.address
     write_html(output, render_comparison(titles, (one_verdict, other_verdict), (one.manifest, other.manifest)))
-
-
-def print_comparison(judged: tuple[Judged, Judged]) -> None:
-    """The table in the terminal."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table("figure", box=None)
-    for dataset, verdict in judged:
-        outcome = "passed" if verdict.passed else "refused"
-        table.add_column(Text(f"{dataset.title}\n{outcome}"), justify="right", overflow="fold")
-    table.add_column("B − A", justify="right")
-    for row in side_by_side(judged):
-        table.add_row(row["figure"], *(_shown(row[name]) for name in ("A", "B", "B − A")))
-    Console().print(table)
-
-
-def _shown(value: float | None) -> str:
-    return "–" if value is None else f"{value:.6g}"
-
-
-if __name__ == "__main__":  # python flows/compare.py …: the command `dual-sampling compare`
-    from flows.cli import main
-
-    sys.exit(main(["compare", *sys.argv[1:]]))

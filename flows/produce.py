@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import flows.environment  # noqa: F401  isort: skip  (before Prefect, vLLM, Great Expectations)
+import flows.orchestration.environment  # noqa: F401  isort: skip  (before Prefect, vLLM, Great Expectations)
 
 import logging
 import platform
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -18,37 +17,38 @@ from prefect.cache_policies import NO_CACHE
 from prefect.exceptions import Abort
 from prefect.runtime import flow_run
 
-from flows.artifacts import show_cost, show_quality
-from flows.assets import record_dataset, record_upload
-from flows.cancellation import heeds_cancellation
-from flows.credentials import server_keys, storage_options
-from flows.fan_out import FanOut
-from flows.hooks import label_run, report_end, report_published
-from flows.logs import log_to_prefect, silence_prefect
-from flows.progress import RunProgress, ShardPages
+from flows.orchestration.artifacts import show_cost, show_quality
+from flows.orchestration.assets import record_dataset, record_upload
+from flows.orchestration.cancellation import heeds_cancellation
+from flows.orchestration.events import label_run, report_end, report_published
+from flows.orchestration.fan_out import FanOut
+from flows.orchestration.logs import log_to_prefect, silence_prefect
+from flows.orchestration.progress import RunProgress, ShardPages
+from flows.orchestration.sampling_runs import SamplingRuns, cancel_sampling
+from flows.orchestration.secrets import server_keys, storage_options
+from flows.orchestration.server import start_server
+from flows.orchestration.signals import exit_on_sigterm
 from flows.publish import upload
-from flows.sampling_runs import SamplingRuns, cancel_sampling
-from flows.server import start_server
-from flows.signals import exit_on_sigterm
 from sampling.errors import RefusedError, RunCancelledError
-from sampling.memory import check_max_tokens, context_length
-from sampling.vocabulary import check_stop_ids, check_vocabularies, load_tokenizer
-from tasks.claims import Claims
+from sampling.models.memory import check_max_tokens, context_length
+from sampling.models.vocabulary import check_stop_ids, check_vocabularies, load_tokenizer
 from tasks.config import PipelineConfig
-from tasks.dataset import open_dataset
-from tasks.documents import REPORT, REPORT_JSON
-from tasks.durable import output_errors, read_json
-from tasks.engine_process import EngineProcess, Progress
-from tasks.facts import FACTS, TOKENIZER, write_facts
-from tasks.identity import identity_of
-from tasks.judge import judge_again
-from tasks.plan import Plan, read_plan, write_plan
-from tasks.probe import Probe, check_prompts
-from tasks.publish import Run, finish, publish_dataset
-from tasks.rows import PreparedRow, QuarantinedRow, SourceReport, prepare_rows
-from tasks.run_folder import MANIFEST, RunFolder
-from tasks.run_lock import locked
-from tasks.shards import ShardSummary, retry_options, sample_shard
+from tasks.publish.dataset import open_dataset
+from tasks.publish.documents import REPORT, REPORT_JSON
+from tasks.publish.judge import judge_again
+from tasks.publish.publish import Run, finish, publish_dataset
+from tasks.run.claims import Claims
+from tasks.run.dataset_metadata import FACTS, TOKENIZER, write_metadata
+from tasks.run.folder import MANIFEST, RunFolder
+from tasks.run.identity import identity_of
+from tasks.run.lock import locked
+from tasks.run.plan import Plan, read_plan, write_plan
+from tasks.run.progress import Progress
+from tasks.source.rows import PreparedRow, QuarantinedRow, SourceReport, prepare_rows
+from tasks.store.durable import output_errors, read_json
+from tasks.worker.engine_process import EngineProcess
+from tasks.worker.probe import Probe, check_prompts
+from tasks.worker.shard import ShardSummary, retry_options, sample_shard
 from validations.limits import Limits
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class ProduceResult:
 
     address: str  # its folder, or its URL
     published: bool
-    figures: dict[str, Any]
+    metrics: dict[str, Any]
     refusals: list[str]
     quarantine: dict[str, int]  # by reason
 
@@ -129,10 +129,10 @@ def _produce(config: PipelineConfig) -> ProduceResult:
         with output_errors(folder.work):
             folder.write_run(config, libraries)
             if (plan := read_plan(folder)) is None:
-                write_facts(folder.work, config, opened.report.prompts, opened.theta, opened.teacher)
+                write_metadata(folder.work, config, opened.report.prompts, opened.theta, opened.teacher)
                 plan = plan_rows(folder, opened.report, opened.rows, config.shards.rows)
-                folder.keep_tree(folder.shards)
-                folder.keep(folder.work / FACTS, folder.work / TOKENIZER, folder.quarantine, folder.plan)
+                folder.upload_tree(folder.shards)
+                folder.upload(folder.work / FACTS, folder.work / TOKENIZER, folder.quarantine, folder.plan)
             check_prompts(folder, plan, config.validation)
         shards = _sample(config, folder, plan, runs, check_lock)
         try:
@@ -214,7 +214,7 @@ def _sample_here(
 def _with_copy(config: PipelineConfig, folder: RunFolder, result: ProduceResult) -> ProduceResult:
     """The same, once the Hub has its copy; an upload that was interrupted goes on."""
     if config.publish.hub is not None:
-        folder.fetch(folder.published)
+        folder.download(folder.published)
         upload(folder.published, config.publish.hub, config.publish.hub_private)
         try:
             record_upload(result.address, read_json(folder.published / MANIFEST) or {}, config.publish.hub)
@@ -246,7 +246,7 @@ def _find_published(folder: RunFolder, limits: Limits) -> ProduceResult | None:
     if manifest is None:
         return None
     if manifest["config"]["validation"] != limits.model_dump(mode="json"):
-        folder.fetch(folder.published)
+        folder.download(folder.published)
         verdict = judge_again(open_dataset(folder.published), limits)
         if not verdict.passed:
             lines = "; ".join(verdict.refusals)
@@ -273,9 +273,3 @@ def _libraries() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return versions
-
-
-if __name__ == "__main__":  # python flows/produce.py …: the command `dual-sampling produce`
-    from flows.cli import main
-
-    sys.exit(main(["produce", *sys.argv[1:]]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import flows.environment  # noqa: F401  isort: skip  (before Prefect)
+import flows.orchestration.environment  # noqa: F401  isort: skip  (before Prefect)
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from prefect import flow, task
 from prefect.artifacts import create_link_artifact
 from prefect.cache_policies import NO_CACHE
 
-from flows.credentials import HUB_TOKEN, stored
+from flows.orchestration.secrets import HUB_TOKEN, stored
 
 
 @flow(name="publish-dataset")
@@ -37,7 +37,7 @@ def upload(dataset: Path, hub: str, private: bool) -> str:
     """
     from huggingface_hub import get_token  # takes 1 s, and few runs need it
 
-    from tasks.hub.upload import upload_dataset
+    from tasks.publish.hub.upload import upload_dataset
 
     page = upload_dataset(dataset, hub, token=get_token() or stored(HUB_TOKEN), private=private)
     create_link_artifact(page, key="hub", link_text=hub, description=f"{dataset.parent.name} {dataset.name}")

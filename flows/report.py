@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import flows.environment  # noqa: F401  isort: skip  (before Prefect, Great Expectations)
+import flows.orchestration.environment  # noqa: F401  isort: skip  (before Prefect, Great Expectations)
 
-import sys
 from pathlib import Path
 
 from prefect import flow
 
-from flows.credentials import storage_options
+from flows.orchestration.secrets import storage_options
 from sampling.errors import OutputError
-from tasks.dataset import open_dataset
-from tasks.documents import as_json, read_quarantined
-from tasks.judge import judge_again
+from tasks.publish.dataset import open_dataset
+from tasks.publish.documents import as_json, read_quarantined
+from tasks.publish.judge import judge_again
 from validations.verdict import Verdict
 
 
@@ -28,7 +27,7 @@ def report_dataset(
         dataset: A dataset's folder, or one Parquet file of this schema.
         output: The page to write.
     """
-    from flows.artifacts import show_quality
+    from flows.orchestration.artifacts import show_quality
 
     path, verdict, title = write_page(dataset, output)
     show_quality(title, as_json(verdict), path)
@@ -40,7 +39,7 @@ def write_page(dataset: str, output: str) -> tuple[Path, Verdict, str]:
 
     Raises SourceError, OutputError, RefusedError where the dataset is damaged.
     """
-    from validations.report import render_report  # matplotlib takes 1 s to import
+    from validations.report.page import render_report  # matplotlib takes 1 s to import
 
     opened = open_dataset(dataset, storage_options(dataset))
     opened.check_whole()
@@ -58,9 +57,3 @@ def write_html(output: str, page: str) -> Path:
     except OSError as error:
         raise OutputError(f"{path}: {error.strerror}; give a file that can be written with -o") from error
     return path
-
-
-if __name__ == "__main__":  # python flows/report.py …: the command `dual-sampling report`
-    from flows.cli import main
-
-    sys.exit(main(["report", *sys.argv[1:]]))

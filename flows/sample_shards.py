@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import flows.environment  # noqa: F401  isort: skip  (before Prefect, vLLM, Great Expectations)
+import flows.orchestration.environment  # noqa: F401  isort: skip  (before Prefect, vLLM, Great Expectations)
 
 from collections.abc import Iterable
 from contextlib import closing
@@ -10,18 +10,18 @@ from contextlib import closing
 from prefect import flow
 from prefect.runtime import flow_run
 
-from flows.cancellation import heeds_cancellation
-from flows.credentials import server_keys, storage_options
-from flows.logs import log_to_prefect
+from flows.orchestration.cancellation import heeds_cancellation
+from flows.orchestration.logs import log_to_prefect
+from flows.orchestration.secrets import server_keys, storage_options
 from sampling.errors import EngineDiedError, EngineError, OutputError, UnsupportedVllmError
-from tasks.claims import Claims
 from tasks.config import PipelineConfig
-from tasks.durable import output_errors
-from tasks.engine_process import EngineProcess
-from tasks.heartbeat import Heartbeat
-from tasks.plan import read_plan
-from tasks.run_folder import OWN_ENGINE, RunFolder
-from tasks.shards import give_up, retry_options, sample_shard
+from tasks.run.claims import Claims
+from tasks.run.folder import OWN_ENGINE, RunFolder
+from tasks.run.heartbeat import Heartbeat
+from tasks.run.plan import read_plan
+from tasks.store.durable import output_errors
+from tasks.worker.engine_process import EngineProcess
+from tasks.worker.shard import give_up, retry_options, sample_shard
 
 MAX_LOST = 10  # runs that ended without a word while they held a shard: workers may come and go
 MAX_FAILING = 3  # shards one after the other: then it is not the shards
@@ -79,5 +79,5 @@ def _sample(
         else:
             num_failing = 0
             num_sampled += 1
-        heartbeat.rest()
+        heartbeat.set_idle()
     return num_sampled

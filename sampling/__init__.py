@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sampling.config import EngineConfig, MixtureConfig, ModelConfig, SamplingConfig
 from sampling.errors import DualSamplingError
-from sampling.prompts import DualPrompt
+from sampling.prompts.dual_prompt import DualPrompt
 from sampling.results import DrawnToken, DualOutput, FailedRow, TokenDiagnostics
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from sampling.config import ModelConfig
 from sampling.errors import ConfigurationError
-from sampling.prompts import DualPrompt
+from sampling.prompts.dual_prompt import DualPrompt
 
 Backend = Literal["lockstep", "http"]
 

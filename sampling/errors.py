@@ -10,9 +10,9 @@ DualSamplingError
 │   ├── CapacityError           a pair of models, or a row, that memory cannot hold
 │   └── ServerRefusedError      a server that does not serve what was asked for
 ├── RowError                    one row that cannot be sampled: quarantined, counted, never fatal
-│   ├── BadRowError             broken, or without a field it needs (tasks/examples.py)
-│   ├── MissingFieldError       without a field that a template names (sampling/templates.py)
-│   ├── RenderError             a template fails on it (sampling/templates.py)
+│   ├── BadRowError             broken, or without a field it needs (tasks/source/example.py)
+│   ├── MissingFieldError       without a field that a template names (sampling/prompts/templates.py)
+│   ├── RenderError             a template fails on it (sampling/prompts/templates.py)
 │   ├── EmptyPromptError
 │   ├── UnknownTokenError       a prompt given as ids holds one that its model does not have
 │   ├── PromptTooLongError
@@ -22,7 +22,7 @@ DualSamplingError
 │   ├── UnsupportedVllmError    this vLLM lacks an inside that lockstep needs
 │   ├── LockstepError           the two engines scheduled different rows, or a step was broken off
 │   ├── EngineDiedError         the engine's process ended before its work did
-│   ├── EngineStalledError      the engine's process lives, and does nothing (tasks/watchdog.py)
+│   ├── EngineStalledError      the engine's process lives, and does nothing (tasks/worker/watchdog.py)
 │   └── ServerError             a server is gone, or answers what no vLLM answers
 ├── PublishError                the Hub does not answer, or does not hold what it was sent
 ├── RunCancelledError           somebody cancelled the run on Prefect's pages

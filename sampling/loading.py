@@ -9,16 +9,17 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from sampling.config import EngineConfig, MixtureConfig, ModelConfig, SamplingConfig
-from sampling.engine import LockstepEngine, Model
-from sampling.kernels.launch import supports
-from sampling.kernels.probe import disagreement
-from sampling.memory import context_length
-from sampling.models import eos_ids, model_folder, weights_bytes
-from sampling.one_copy import OneCopy
-from sampling.remote.loading import Wanted, load_engines, plan_caches
-from sampling.remote.placement import Placement, place
-from sampling.vllm_options import device_type, limit_threads
-from sampling.vocabulary import check_vocabularies, load_tokenizer
+from sampling.engine.lockstep import LockstepEngine
+from sampling.engine.model import Model
+from sampling.engine.shared_weights import SharedWeightsEngine
+from sampling.mixture.kernel.launch import supports
+from sampling.mixture.kernel.probe import disagreement
+from sampling.models.folder import eos_ids, model_folder, weights_bytes
+from sampling.models.memory import context_length
+from sampling.models.vllm_options import device_type, limit_threads
+from sampling.models.vocabulary import check_vocabularies, load_tokenizer
+from sampling.workers.loading import Wanted, load_engines, plan_caches
+from sampling.workers.placement import Placement, place
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ def _load_models(theta: ModelConfig, teacher: ModelConfig, engine: EngineConfig,
         (engine_of_both,) = load_engines(
             [Wanted("theta with the teacher", model, both, max(lengths), sum(caches), placement.theta)], device
         )
-        copy = OneCopy(engine_of_both, lengths, adapted)
+        copy = SharedWeightsEngine(engine_of_both, lengths, adapted)
         return copy.theta, copy.teacher
     theta_engine, teacher_engine = load_engines(
         [

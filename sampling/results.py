@@ -47,6 +47,10 @@ class TokenDiagnostics:
         return [MODES[mode] for mode in self.mode]
 
 
+# A token's diagnostics travel as one float64 row in this order; `mode` with the counts are whole numbers in it.
+DIAGNOSTICS = tuple(TokenDiagnostics.__annotations__)
+
+
 @dataclass(frozen=True, slots=True)
 class DualOutput:
     """One finished completion."""

@@ -15,19 +15,19 @@ from transformers import PreTrainedTokenizerBase
 
 from sampling.arguments import Backend, backend_of, dual_prompts, model_of
 from sampling.config import EngineConfig, MixtureConfig, ModelConfig, SamplingConfig
+from sampling.engine.request import Request, RequestContext
+from sampling.engine.stats import SamplingStats
 from sampling.errors import ConfigurationError, EmptyPromptError, EngineError, RowError, UnknownTokenError
-from sampling.http.config import HttpConfig
-from sampling.memory import check_max_tokens
-from sampling.prompts import DualPrompt
+from sampling.models.memory import check_max_tokens
+from sampling.models.vocabulary import check_stop_ids
+from sampling.prompts.dual_prompt import DualPrompt
+from sampling.prompts.templates import encode_prompt
 from sampling.results import DrawnToken, DualOutput, FailedRow
-from sampling.row import Row, Settings
-from sampling.stats import SamplingStats
-from sampling.templates import encode_prompt
-from sampling.vocabulary import check_stop_ids
+from sampling.served.config import HttpConfig
 
 if TYPE_CHECKING:
-    from sampling.engine import LockstepEngine
-    from sampling.http.engine import HttpEngine
+    from sampling.engine.lockstep import LockstepEngine
+    from sampling.served.engine import HttpEngine
 
 
 class DualSampler:
@@ -63,7 +63,7 @@ class DualSampler:
         self._finisher = ThreadPoolExecutor(1, thread_name_prefix="finisher")  # its thread starts with the first row
         self._engine: LockstepEngine | HttpEngine
         if found == "http":
-            from sampling.http.connect import connect
+            from sampling.served.connect import connect
 
             self._engine, tokenizers, self.eos_ids = connect(*models, http or HttpConfig())
         else:
@@ -104,22 +104,22 @@ class DualSampler:
 
         Prompts are pulled as room for them comes up. Raises ConfigurationError when `max_tokens` fits no prompt.
         """
-        settings = self._settings(sampling, mixture)
+        context = self._context(sampling, mixture)
         pairs = ((prompt, idx) for prompt in prompts for idx in range(sampling.n) if (prompt.id, idx) not in skip)
         more = True
         try:
-            while more or settings.inbox or self._holds(settings):
+            while more or context.inbox or self._holds(context):
                 with self._lock:
-                    more = more and self._feed(pairs, settings)
+                    more = more and self._feed(pairs, context)
                     self._engine.step()
-                drained = not more and not self._holds(settings)
-                while settings.inbox and (drained or _is_made(settings.inbox[0])):
-                    finished = settings.inbox.popleft()
+                drained = not more and not self._holds(context)
+                while context.inbox and (drained or _is_made(context.inbox[0])):
+                    finished = context.inbox.popleft()
                     assert not isinstance(finished, DrawnToken)
                     yield finished.result() if isinstance(finished, Future) else finished
         finally:
             with self._lock:
-                self._engine.abort(settings)
+                self._engine.abort(context)
 
     def generate(
         self,
@@ -163,19 +163,19 @@ class DualSampler:
 
         Raises the row's RowError when it cannot be sampled. Leaving the loop early drops the row.
         """
-        settings = self._settings((sampling or SamplingConfig()).model_copy(update={"n": 1}), mixture, streamed=True)
+        context = self._context((sampling or SamplingConfig()).model_copy(update={"n": 1}), mixture, streamed=True)
 
         def step() -> None:
             with self._lock:
-                if not settings.inbox:  # another stream's step may have filled it
+                if not context.inbox:  # another stream's step may have filled it
                     self._engine.step()
 
         try:
             with self._lock:
-                self._add(prompt, 0, settings)
+                self._add(prompt, 0, context)
             while True:
-                while settings.inbox:
-                    item = settings.inbox.popleft()
+                while context.inbox:
+                    item = context.inbox.popleft()
                     if isinstance(item, FailedRow):
                         raise item.error
                     assert isinstance(item, DrawnToken)
@@ -185,15 +185,17 @@ class DualSampler:
                 await asyncio.to_thread(step)
         finally:
             with self._lock:
-                self._engine.abort(settings)
+                self._engine.abort(context)
 
-    def _settings(self, sampling: SamplingConfig, mixture: MixtureConfig | None, streamed: bool = False) -> Settings:
+    def _context(
+        self, sampling: SamplingConfig, mixture: MixtureConfig | None, streamed: bool = False
+    ) -> RequestContext:
         if self._is_closed:
             raise EngineError("this sampler is closed; make a new one")
-        context = min(self._engine.theta.max_model_len, self._engine.teacher.max_model_len)
-        check_max_tokens(sampling.max_tokens, context)
+        max_model_len = min(self._engine.theta.max_model_len, self._engine.teacher.max_model_len)
+        check_max_tokens(sampling.max_tokens, max_model_len)
         check_stop_ids(sampling.stop_token_ids, self._engine.num_ids)
-        return Settings(
+        return RequestContext(
             mixture=mixture or self.mixture,
             sampling=sampling,
             eos_ids=self.eos_ids,
@@ -202,19 +204,19 @@ class DualSampler:
             finisher=self._finisher,
         )
 
-    def _feed(self, pairs: Iterator[tuple[DualPrompt, int]], settings: Settings) -> bool:
+    def _feed(self, pairs: Iterator[tuple[DualPrompt, int]], context: RequestContext) -> bool:
         """Keep as many rows waiting as may run; False when there are no more."""
         while len(self._engine.scheduler.waiting) < self._engine.max_num_seqs:
             pair = next(pairs, None)
             if pair is None:
                 return False
-            self._add(*pair, settings)
+            self._add(*pair, context)
         return True
 
-    def _add(self, prompt: DualPrompt, sample_idx: int, settings: Settings) -> None:
+    def _add(self, prompt: DualPrompt, sample_idx: int, context: RequestContext) -> None:
         theta_ids = _token_ids(prompt.theta, self.theta_tokenizer)
         teacher_ids = _token_ids(prompt.teacher, self.teacher_tokenizer)
-        row = Row(prompt.id, sample_idx, theta_ids, teacher_ids, settings)
+        row = Request(prompt.id, sample_idx, theta_ids, teacher_ids, context)
         try:
             if not theta_ids or not teacher_ids:
                 empty = "theta" if not theta_ids else "teacher"
@@ -230,9 +232,9 @@ class DualSampler:
             self._engine.stats.num_failed += 1
             row.fail(error)
 
-    def _holds(self, settings: Settings) -> bool:
+    def _holds(self, context: RequestContext) -> bool:
         scheduler = self._engine.scheduler
-        return any(row.settings is settings for row in (*scheduler.waiting, *scheduler.running.values()))
+        return any(row.context is context for row in (*scheduler.waiting, *scheduler.running.values()))
 
 
 def _is_made(finished: object) -> bool:

@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from sampling.config import EngineConfig, Frozen, MixtureConfig, ModelConfig, SamplingConfig
-from sampling.http.config import HttpConfig
+from sampling.served.config import HttpConfig
 from validations.limits import LIMIT_PRESETS, Limits
 from validations.suites import check_names
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import flows.environment  # noqa: F401  isort: skip  (before torch, vLLM, Prefect)
+import flows.orchestration.environment  # noqa: F401  isort: skip  (before torch, vLLM, Prefect)
 
 import os
 import signal
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.sampling.http.servers import Server
+    from tests.sampling.served.servers import Server
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -33,7 +33,7 @@ def tiny_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture(scope="session")
 def servers(tiny_pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Server]]:
     """The teacher's real vLLM server with theta's, started side by side, for all tests: it takes 20 s and more."""
-    from tests.sampling.http.servers import start
+    from tests.sampling.served.servers import start
 
     logs = tmp_path_factory.mktemp("servers")
     started = [

@@ -7,41 +7,42 @@ from pathlib import Path
 
 import pandas as pd
 
-from validations.bench import Bench
-from validations.facts import Facts
+from validations.expectations import ExpectationRunner
 from validations.limits import Limits
+from validations.measure.aggregates import Metrics
+from validations.measure.metadata import DatasetMetadata
+from validations.measure.scan import DatasetScan
 from validations.suites import Check, checks
-from validations.survey import Survey
-from validations.verdict import SUITES, Figures, Verdict
+from validations.verdict import SUITES, Verdict
 
-__all__ = ["Facts", "Limits", "Verdict", "judge", "judge_figures"]
+__all__ = ["DatasetMetadata", "Limits", "Verdict", "judge", "judge_metrics"]
 
 JUDGED_ROWS = 100_000  # Great Expectations takes about 1 KB a row and 30 expectations at its peak
 
 
-def judge(parquet_files: Sequence[Path], limits: Limits, facts: Facts) -> Verdict:
+def judge(parquet_files: Sequence[Path], limits: Limits, facts: DatasetMetadata) -> Verdict:
     """Judges Parquet files with the columns of `sampling.record.RECORD_SCHEMA`, in one pass.
 
     Raises RuntimeError when Great Expectations itself fails: a broken gate neither refuses nor passes.
     """
     asked = checks(limits, kl_symmetric=facts.kl_symmetric)
-    survey = Survey(parquet_files, facts)
-    bench = Bench(asked)
+    survey = DatasetScan(parquet_files, facts)
+    bench = ExpectationRunner(asked)
     for rows in _joined(survey.frames()):
         bench.judge_rows(rows)
-    figures = survey.figures()
-    bench.judge_dataset(figures)
+    metrics = survey.metrics()
+    bench.judge_dataset(metrics)
     bench.first_rows = survey.first_rows()
     results = {suite: bench.suite_result(suite) for suite in SUITES}
-    return Verdict(tuple(bench.check_results(figures, facts)), figures, survey.aggregates(), results)
+    return Verdict(tuple(bench.check_results(metrics, facts)), metrics, survey.aggregates(), results)
 
 
-def judge_figures(figures: Figures, asked: list[Check], first_rows: Mapping[str, str] | None = None) -> tuple[str, ...]:
+def judge_metrics(metrics: Metrics, asked: list[Check], first_rows: Mapping[str, str] | None = None) -> tuple[str, ...]:
     """Lines of those checks of a whole dataset that its figures fail."""
-    bench = Bench(asked)
+    bench = ExpectationRunner(asked)
     bench.first_rows = dict(first_rows or {})
-    bench.judge_dataset(figures)
-    results = bench.check_results(figures, Facts())
+    bench.judge_dataset(metrics)
+    results = bench.check_results(metrics, DatasetMetadata())
     return tuple(result.line(None) for result in results if result.outcome == "failed")
 
 

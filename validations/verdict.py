@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from validations.aggregates import Aggregates
+from validations.measure.aggregates import Aggregates, Metrics
 
-Figures = dict[str, float | int | None]
 Suite = Literal["prompts", "completions", "tokens"]
 Severity = Literal["refuse", "warn"]
 Outcome = Literal["passed", "failed", "not judged"]
@@ -42,7 +41,7 @@ class Verdict:
     """Whether a dataset may be published, why not, what it is like."""
 
     checks: tuple[CheckResult, ...]
-    figures: Figures
+    metrics: Metrics
     aggregates: Aggregates
     results: dict[Suite, dict[str, Any]] = field(default_factory=dict)  # Great Expectations' own, JSON, a suite each
 
@@ -63,5 +62,5 @@ class Verdict:
 
     def _lines(self, severity: Severity) -> tuple[str, ...]:
         failed = (check for check in self.checks if check.outcome == "failed" and check.severity == severity)
-        num_rows = self.figures.get("num_rows")
+        num_rows = self.metrics.get("num_rows")
         return tuple(check.line(None if num_rows is None else int(num_rows)) for check in failed)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.demo.problems import final_answer, generate_problems
-from flows.quiet import quiet
+from flows.orchestration.quiet import quiet
 from sampling.config import MixtureConfig, SamplingConfig
 from sampling.errors import OutputError
-from sampling.prompts import DualPrompt
+from sampling.prompts.dual_prompt import DualPrompt
 
 if TYPE_CHECKING:
     from sampling import DualSampler
@@ -47,7 +47,7 @@ def run_demo(output: str, num_problems: int) -> Path:
     rows = _read_rows(result.path)
     scores = measure_alone(rows)
     scores["q*, balanced"] = _score(rows, _tokens_per_s(result.path))
-    print_table(scores, result.figures)
+    print_table(scores, result.metrics)
     return result.path
 
 
@@ -148,12 +148,12 @@ def _score(rows: Sequence[dict[str, Any]], tokens_per_s: float) -> Score:
     )
 
 
-def print_table(scores: dict[str, Score], figures: dict[str, Any]) -> None:
+def print_table(scores: dict[str, Score], metrics: dict[str, Any]) -> None:
     """One line a way of drawing, then the dataset's own figures."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{figures['num_rows']} held-out problems; only the teacher is shown the answer")
+    table = Table(title=f"{metrics['num_rows']} held-out problems; only the teacher is shown the answer")
     table.add_column("drawn from")
     for column in ("solved", "EOS rate", "mean α", "log π_θ a token", "tokens/s"):
         table.add_column(column, justify="right")
@@ -164,8 +164,8 @@ def print_table(scores: dict[str, Score], figures: dict[str, Any]) -> None:
         )  # fmt: skip
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
-    kl_error = figures["kl_error_max"]
+    kl_error = metrics["kl_error_max"]
     console.print(
-        f"q*: {figures['num_tokens']} tokens, fallback rate {figures['fallback_rate']:.1%}, KL error at most"
+        f"q*: {metrics['num_tokens']} tokens, fallback rate {metrics['fallback_rate']:.1%}, KL error at most"
         f" {'–' if kl_error is None else f'{kl_error:.1e} nats'}; the dataset lies in"
     )

@@ -1,1 +1,4 @@
-"""An object store in the place of a folder."""
+"""Files that survive a crash, in a folder or in an object store.
+
+Every other folder of `tasks` writes through it; it imports nothing but the errors.
+"""

@@ -26,7 +26,7 @@ from typing import Any, Self
 
 from sampling.errors import OutputError
 from tasks.store.mirror import Mirror
-from tasks.store.store import Store
+from tasks.store.object_store import Store
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tasks.store.store import PATIENCE_S, Store
+from tasks.store.object_store import PATIENCE_S, Store
 
 NUM_THREADS = 8  # at 30 ms a request 1,000 small files take 4 s instead of 30
 FETCHING = ".fetching"  # folder of half-fetched files, in the local folder's root: a rename moves none of them far
@@ -26,7 +26,7 @@ class Mirror:
     """A local folder with its place in a store; every path is one below `local`.
 
     Used from any thread; a spawned process gets its own by pickle. Every method raises OutputError when the store
-    refuses, or is gone for `patience_s` (tasks/store/store.py), OSError when the local disk does.
+    refuses, or is gone for `patience_s` (tasks/store/object_store.py), OSError when the local disk does.
     """
 
     def __init__(

@@ -18,11 +18,11 @@ from pathlib import Path
 
 from flows.demo.problems import generate_problems
 from sampling import DualPrompt, DualSampler, EngineConfig, MixtureConfig, ModelConfig, SamplingConfig
-from sampling.http.config import HttpConfig
-from sampling.http.pair import Question
-from sampling.http.serving import ServingConfig, serving
-from tests.sampling.http.distances import distances
-from tests.sampling.http.servers import free_port
+from sampling.served.config import HttpConfig
+from sampling.served.pair import LogprobRequest
+from sampling.served.serving import ServingConfig, serving
+from tests.sampling.served.distances import distances
+from tests.sampling.served.servers import free_port
 
 MODELS = Path(__file__).parents[2] / "flows" / "demo" / "models"
 WIDE = 1.5  # the trained models are sure: at this temperature the tails are heavy
@@ -52,7 +52,7 @@ def main() -> None:
             for preset in ("balanced", "exploratory"):
                 mixture = MixtureConfig.preset(preset)
                 top_p = mixture.target_top_p if mixture.trust_region else None
-                asked = [Question(q.key, q.theta_ids, q.teacher_ids, q.temperature, top_p) for q in questions]
+                asked = [LogprobRequest(q.key, q.theta_ids, q.teacher_ids, q.temperature, top_p) for q in questions]
                 for top_k in args.top_k:
                     http = HttpConfig(top_k=top_k, max_tail_mass=1.0)  # never more than k
                     found = asyncio.run(distances(urls, num_ids, asked, http, mixture))
@@ -65,7 +65,7 @@ def main() -> None:
         print(f"\n{len(questions)} positions, {num_ids} ids")
 
 
-def _questions(urls: tuple[str, str], num_problems: int, temperature: float) -> tuple[list[Question], int]:
+def _questions(urls: tuple[str, str], num_problems: int, temperature: float) -> tuple[list[LogprobRequest], int]:
     """Every position of drawn completions."""
     rows = [
         DualPrompt(
@@ -88,7 +88,7 @@ def _questions(urls: tuple[str, str], num_problems: int, temperature: float) -> 
             if isinstance(row.theta, str) and isinstance(row.teacher, str)
         ]
     questions = [
-        Question(number, theta + out.token_ids[:place], teacher + out.token_ids[:place], temperature, None)
+        LogprobRequest(number, theta + out.token_ids[:place], teacher + out.token_ids[:place], temperature, None)
         for number, (out, (theta, teacher)) in enumerate(zip(outs, prompts, strict=True))
         for place in range(len(out.token_ids))
     ]

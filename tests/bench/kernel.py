@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from sampling import MixtureConfig, SamplingConfig
-from sampling.kernels.launch import COLUMNS, DEFAULT_TILES, Tiles, draw
-from tests.sampling.kernels.cases import Case
-from tests.sampling.kernels.plain import plain
+from sampling.mixture.kernel.launch import COLUMNS, DEFAULT_TILES, Tiles, draw
+from tests.sampling.mixture.kernel.cases import Case
+from tests.sampling.mixture.kernel.plain import plain
 
 NUM_INPUTS = 3  # of 156 MB each at [256, 151,936]: three times an H200's L2 cache
 CHECKED_ROWS = 8  # plain torch takes 12 float64 tensors of [rows, ids]
@@ -67,8 +67,8 @@ def _measure(label: str, inputs: list[Any], config: MixtureConfig, options: argp
         inputs[0][0][:few], inputs[0][1][:few], case.positions.to(device), case.keys.to(device),
         options.num_ids, config, sampling, tiles,
     )  # fmt: skip
-    tokens, figures = plain(case, str(device))
-    errors = (got.cpu() - figures).abs().nan_to_num(0.0).amax(dim=0).tolist()
+    tokens, metrics = plain(case, str(device))
+    errors = (got.cpu() - metrics).abs().nan_to_num(0.0).amax(dim=0).tolist()
     worst = "  ".join(f"{name} {error:.0e}" for name, error in zip(COLUMNS, errors, strict=True) if error > 1e-8)
     torch_ms = float("nan")
     if not options.no_torch:

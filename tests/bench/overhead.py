@@ -13,7 +13,7 @@ What a run costs once, and what a row costs after the last shard, is said apart.
 
 from __future__ import annotations
 
-import flows.environment  # noqa: F401  isort: skip
+import flows.orchestration.environment  # noqa: F401  isort: skip
 
 import argparse
 import json
@@ -32,7 +32,7 @@ from typing import Any
 # other threads take from it makes the row later. A real engine waits for its GPU half the time, where nobody steals.
 STAND_IN = """
 import dataclasses, json, os, sys, time, types
-from sampling.stats import SamplingStats
+from sampling.engine.stats import SamplingStats
 
 class DualSampler:
     def __init__(self, **settings):
@@ -125,7 +125,7 @@ def _prepare() -> dict[str, float]:
     for name, step in (
         ("importing the flow", lambda: __import__("flows.produce")),
         ("Great Expectations", lambda: __import__("great_expectations")),
-        ("Prefect's server", lambda: __import__("flows.server", fromlist=["_"]).start_server()),
+        ("Prefect's server", lambda: __import__("flows.orchestration.server", fromlist=["_"]).start_server()),
     ):
         step()
         seconds[name] = time.monotonic() - start
@@ -136,7 +136,7 @@ def _prepare() -> dict[str, float]:
 def _timed() -> dict[str, float]:
     """The seconds of a run's steps outside its shards, counted from now on."""
     import flows.produce
-    import tasks.publish
+    import tasks.publish.publish
     import validations.gate
 
     spent: dict[str, float] = {}
@@ -144,10 +144,10 @@ def _timed() -> dict[str, float]:
     def wrap(module: ModuleType, name: str) -> None:
         inner: Callable[..., Any] = getattr(module, name)
 
-        def timed(*args: Any, **settings: Any) -> Any:
+        def timed(*args: Any, **context: Any) -> Any:
             start = time.monotonic()
             try:
-                return inner(*args, **settings)
+                return inner(*args, **context)
             finally:
                 spent[name] = spent.get(name, 0.0) + time.monotonic() - start
 
@@ -156,7 +156,7 @@ def _timed() -> dict[str, float]:
     for name in ("plan_rows", "check_prompts"):
         wrap(flows.produce, name)
     for name in ("stage", "verify", "write_documents"):
-        wrap(tasks.publish, name)
+        wrap(tasks.publish.publish, name)
     wrap(validations.gate, "judge")
     return spent
 

@@ -58,11 +58,11 @@ def main() -> None:
         subprocess.run([sys.executable, "-c", code], check=True)
     print(f"{source}: {source.stat().st_size >> 20} MB", flush=True)
 
-    from sampling.vocabulary import load_tokenizer
+    from sampling.models.vocabulary import load_tokenizer
     from tasks.config import PipelineConfig
-    from tasks.plan import write_plan
-    from tasks.rows import PreparedRow, QuarantinedRow, prepare_rows
-    from tasks.run_folder import RunFolder
+    from tasks.run.folder import RunFolder
+    from tasks.run.plan import write_plan
+    from tasks.source.rows import PreparedRow, QuarantinedRow, prepare_rows
     from tests.tasks.runs import make_config
     from tests.tiny import make_pair
 

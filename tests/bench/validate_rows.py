@@ -58,17 +58,17 @@ def main() -> None:
         code = f"from tests.bench.validate_rows import *; write_dataset(Path({str(folder)!r}), {args.rows})"
         subprocess.run([sys.executable, "-c", code], check=True)
     start = time.monotonic()
-    from tasks.dataset import open_dataset
-    from tasks.judge import judge_again
+    from tasks.publish.dataset import open_dataset
+    from tasks.publish.judge import judge_again
 
     dataset = open_dataset(folder)
     verdict = judge_again(dataset)
     took_s = time.monotonic() - start
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-    figures = verdict.figures
+    metrics = verdict.metrics
     num_bytes = sum(path.stat().st_size for path in dataset.files)
-    print(f"{num_bytes >> 20} MB, {figures['num_rows']} rows, {figures['num_tokens']} tokens")
-    print(f"passed {verdict.passed}, warnings {list(verdict.warnings)}, {figures['num_graded']} answers graded")
+    print(f"{num_bytes >> 20} MB, {metrics['num_rows']} rows, {metrics['num_tokens']} tokens")
+    print(f"passed {verdict.passed}, warnings {list(verdict.warnings)}, {metrics['num_graded']} answers graded")
     print(f"{took_s:.1f} s with imports, peak memory {peak_mb} MB")
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from flows import cli
-from tasks.durable import sha256_of
+from flows.cli import main as cli
+from tasks.store.durable import sha256_of
 from tests.flows.commands import Run
 from tests.tasks.runs import make_config
 from tests.validations.tables import made_rows, to_table, write_known, written

@@ -28,9 +28,9 @@ from flows.produce import ProduceResult, open_run, run_produce
 from sampling.errors import EngineDiedError, OutputError, RefusedError
 from sampling.record import RECORD_SCHEMA
 from tasks.config import PipelineConfig, PublishConfig, ShardsConfig
-from tasks.parts import read_parts
-from tasks.run_folder import RunFolder
-from tasks.run_lock import locked
+from tasks.run.folder import RunFolder
+from tasks.run.lock import locked
+from tasks.run.parts import read_parts
 from tests.tiny import LAX
 from validations.limits import Limits
 
@@ -178,7 +178,7 @@ def test_a_hopeless_run_is_stopped_early(
     with pytest.raises(RefusedError, match="leave no hope"):
         run_produce(config)
     lax = config.model_copy(update={"validation": Limits.model_validate(LAX | {"probe_rows": None})})
-    assert run_produce(lax).figures["num_rows"] == NUM_ROWS * NUM_SAMPLES
+    assert run_produce(lax).metrics["num_rows"] == NUM_ROWS * NUM_SAMPLES
     (warned,) = (record.getMessage() for record in caplog.records if record.name == "flows.produce")
     assert warned.startswith("published with a warning: ")
     assert "(length_rate): limit ≤ 0.3, value 1: completions are cut at max_tokens" in warned
@@ -219,8 +219,8 @@ def test_the_published_dataset_is_what_was_sampled(
     manifest = json.loads((result.path / "manifest.json").read_text())
     num_completions = NUM_ROWS * NUM_SAMPLES
     assert manifest["num_rows"] == manifest["engine"]["num_requests"] == num_completions
-    assert manifest["engine"]["num_tokens"] == result.figures["num_tokens"]
-    assert 0 < result.figures["kl_error_max"] < 1e-6
+    assert manifest["engine"]["num_tokens"] == result.metrics["num_tokens"]
+    assert 0 < result.metrics["kl_error_max"] < 1e-6
     assert manifest["num_attempts"] == 3  # one a shard, all of the refused run
     header = yaml.safe_load((result.path / "README.md").read_text().split("---\n")[1])
     assert header["configs"][0]["data_files"] == [{"split": "train", "path": "data/train-*.parquet"}]
@@ -326,7 +326,7 @@ def test_kill_9_at_any_moment(
     assert result.quarantine == reference[1].quarantine
     manifest = json.loads((result.path / "manifest.json").read_text())
     # Totals are of the committed work: at least what is published, with what was in flight when a commit was made.
-    assert manifest["engine"]["num_tokens"] >= result.figures["num_tokens"]
+    assert manifest["engine"]["num_tokens"] >= result.metrics["num_tokens"]
     assert not folder.work.exists()
 
 

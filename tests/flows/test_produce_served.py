@@ -14,10 +14,10 @@ import pytest
 from prefect.blocks.system import Secret
 
 from flows.produce import ProduceResult, open_run, run_produce
-from sampling.http.config import key_variable
+from sampling.served.config import key_variable
 from tasks.config import PipelineConfig
-from tasks.parts import read_parts
-from tests.sampling.http.servers import Server, start
+from tasks.run.parts import read_parts
+from tests.sampling.served.servers import Server, start
 from tests.tiny import LAX
 
 NUM_ROWS, MAX_IN_FLIGHT, MAX_TOKENS = 64, 32, 12

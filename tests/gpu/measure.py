@@ -77,7 +77,7 @@ def command(part: str, options: argparse.Namespace) -> list[str]:
         folder.mkdir(exist_ok=True)
         (folder / "config.json").write_text(json.dumps(shape | TINY if options.tiny else shape))
         models += [f"--{name}", str(folder)]
-    code = "import sys; from flows.cli import main; sys.exit(main())"
+    code = "import sys; from flows.cli.main import main; sys.exit(main())"
     return ["-c", code, "bench", *models, "--dummy-weights", "--no-compile", "--rows", options.rows,
             "--output", str(options.output / part)]  # fmt: skip
 

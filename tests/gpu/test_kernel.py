@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from sampling import MixtureConfig, SamplingConfig
-from sampling.kernels.launch import DEFAULT_TILES, draw
-from tests.sampling.kernels.cases import Case, cases, drawn
-from tests.sampling.kernels.plain import TOLERANCE, compare
+from sampling.mixture.kernel.launch import DEFAULT_TILES, draw
+from tests.sampling.mixture.kernel.cases import Case, cases, drawn
+from tests.sampling.mixture.kernel.plain import TOLERANCE, compare
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 

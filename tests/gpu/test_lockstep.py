@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from sampling import DualPrompt, DualSampler, EngineConfig, ModelConfig, SamplingConfig
-from sampling.engine import LockstepEngine
-from sampling.host_copy import HostCopy, on_device
+from sampling.engine.host_copy import HostCopy, on_device
+from sampling.engine.lockstep import LockstepEngine
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 

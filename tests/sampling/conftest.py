@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from sampling import DualSampler, EngineConfig, ModelConfig
-from sampling.engine import LockstepEngine
-from sampling.vllm_engine import VllmEngine
+from sampling.engine.lockstep import LockstepEngine
+from sampling.engine.vllm_engine import VllmEngine
 
 MAX_MODEL_LEN = 256
 NUM_IDS = 257

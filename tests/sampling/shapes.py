@@ -20,7 +20,7 @@ SMALL = LARGE | {  # Qwen3-4B's
 }  # fmt: skip
 
 
-def dummy(folder: Path, config: dict[str, Any], **settings: Any) -> DummyModel:
+def dummy(folder: Path, config: dict[str, Any], **context: Any) -> DummyModel:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
-    return DummyModel(model=str(folder), **settings)
+    return DummyModel(model=str(folder), **context)

@@ -15,9 +15,9 @@ def test_presets() -> None:
     balanced = MixtureConfig.preset("balanced")
     exploratory = MixtureConfig.preset("exploratory")
     assert balanced == MixtureConfig()
-    figures = ("target_top_p", "stability_threshold_js", "stability_threshold_overlap")
-    assert [getattr(conservative, name) for name in figures] == [0.90, 0.4, 0.15]
-    assert [getattr(balanced, name) for name in figures] == [0.95, 0.5, 0.10]
+    diagnostics = ("target_top_p", "stability_threshold_js", "stability_threshold_overlap")
+    assert [getattr(conservative, name) for name in diagnostics] == [0.90, 0.4, 0.15]
+    assert [getattr(balanced, name) for name in diagnostics] == [0.95, 0.5, 0.10]
     assert not (exploratory.force_first_token)
     assert not (exploratory.trust_region)
     assert not (exploratory.stability_check)

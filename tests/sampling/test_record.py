@@ -15,8 +15,8 @@ NUM_TOKENS = 4
 def output(mode: list[int]) -> DualOutput:
     floats = {name: np.arange(NUM_TOKENS, dtype=np.float32) for name in TOKEN_COLUMNS if name != "mode"}
     floats["kl_error"] = np.array([np.inf, 1e-9, 3e-9, np.inf], dtype=np.float32)
-    figures = TokenDiagnostics(**floats, mode=np.array(mode, dtype=np.uint8))  # type: ignore[arg-type]
-    return DualOutput("a", 2, "text", (1, 2, 3, 4), "eos", 7, 9, figures)
+    diagnostics = TokenDiagnostics(**floats, mode=np.array(mode, dtype=np.uint8))  # type: ignore[arg-type]
+    return DualOutput("a", 2, "text", (1, 2, 3, 4), "eos", 7, 9, diagnostics)
 
 
 def test_a_record_holds_every_column_of_the_schema() -> None:

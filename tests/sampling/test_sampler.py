@@ -14,7 +14,6 @@ import torch
 from scipy.stats import chi2
 
 from sampling import DualOutput, DualPrompt, DualSampler, FailedRow, MixtureConfig, SamplingConfig
-from sampling.draw import draw_places, row_key
 from sampling.errors import (
     CapacityError,
     ConfigurationError,
@@ -23,6 +22,7 @@ from sampling.errors import (
     PromptTooLongError,
     UnknownTokenError,
 )
+from sampling.mixture.draw import draw_places, row_key
 from sampling.results import FALLBACK, FORCED, MIXED
 from tests.sampling.conftest import MAX_MODEL_LEN, NUM_IDS, lockstep
 from tests.sampling.reference import Reference, q_star
@@ -128,19 +128,19 @@ def test_diagnostics_keep_their_promises(sampler: DualSampler) -> None:
     modes = np.concatenate([out.diagnostics.mode for out in outs])
     assert set(modes) == {MIXED, FORCED, FALLBACK}
     for out in outs:
-        figures = out.diagnostics
-        assert all(len(getattr(figures, name)) == len(out.token_ids) for name in figures.__annotations__)
-        mixed = figures.mode == MIXED
-        assert figures.mode[0] == FORCED
-        assert (figures.mode[1:] != FORCED).all()
-        assert (figures.alpha[~mixed] == 1).all()
-        assert ((figures.alpha >= 0) & (figures.alpha <= 1)).all()
-        assert (figures.kl_error[mixed] < 1e-6).all()
-        assert ((figures.js >= 0) & (figures.js <= math.log(2))).all()
-        assert ((figures.overlap_mass >= 0) & (figures.overlap_mass <= 1)).all()
-        assert (figures.support_size >= 1).all()
+        diagnostics = out.diagnostics
+        assert all(len(getattr(diagnostics, name)) == len(out.token_ids) for name in diagnostics.__annotations__)
+        mixed = diagnostics.mode == MIXED
+        assert diagnostics.mode[0] == FORCED
+        assert (diagnostics.mode[1:] != FORCED).all()
+        assert (diagnostics.alpha[~mixed] == 1).all()
+        assert ((diagnostics.alpha >= 0) & (diagnostics.alpha <= 1)).all()
+        assert (diagnostics.kl_error[mixed] < 1e-6).all()
+        assert ((diagnostics.js >= 0) & (diagnostics.js <= math.log(2))).all()
+        assert ((diagnostics.overlap_mass >= 0) & (diagnostics.overlap_mass <= 1)).all()
+        assert (diagnostics.support_size >= 1).all()
         for name in ("logprob_q", "logprob_theta", "logprob_teacher"):
-            assert (getattr(figures, name) <= 0).all()
+            assert (getattr(diagnostics, name) <= 0).all()
 
 
 def test_stats_add_up(sampler: DualSampler) -> None:

@@ -32,7 +32,7 @@ def make_diagnostics(rng: np.random.Generator, mode: np.ndarray) -> TokenDiagnos
     kl_teacher = uniform(2.0)
     kl_error = np.where(mixed, uniform(1e-7), uniform(2.0))
     support_size = rng.integers(1, 250, num_tokens)
-    figures = {
+    metrics = {
         "alpha": alpha,
         "kl_theta": kl_teacher + kl_error,
         "kl_teacher": kl_teacher,
@@ -49,7 +49,7 @@ def make_diagnostics(rng: np.random.Generator, mode: np.ndarray) -> TokenDiagnos
         "js_error": np.zeros(num_tokens),
     }
     return TokenDiagnostics(
-        **{name: values.astype(np.float32) for name, values in figures.items()},
+        **{name: values.astype(np.float32) for name, values in metrics.items()},
         overlap_count=rng.integers(0, 20, num_tokens, dtype=np.int32),
         support_size=support_size.astype(np.int32),
         mode=mode,

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from tasks.config import PipelineConfig
-from tasks.examples import Example
-from tasks.parts import PartWriter, read_parts
-from tasks.plan import Plan, write_plan
-from tasks.rows import PreparedRow, QuarantinedRow, SourceReport
-from tasks.run_folder import RunFolder
-from tasks.shards import ShardSummary, complete
+from tasks.run.folder import RunFolder
+from tasks.run.parts import PartWriter, read_parts
+from tasks.run.plan import Plan, write_plan
+from tasks.source.example import Example
+from tasks.source.rows import PreparedRow, QuarantinedRow, SourceReport
+from tasks.worker.shard import ShardSummary, complete
 from tests.tasks.outputs import make_failure, make_output
 from tests.tiny import LAX
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from tests.validations.browser import Watched, launched, watched
+from tests.validations.report.browser import Watched, launched, watched
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

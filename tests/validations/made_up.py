@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from validations.aggregates import Aggregates, ByPosition, Correctness, Histogram, SampleRow, WorstRow
+from validations.measure.aggregates import Aggregates, ByPosition, Correctness, Histogram, SampleRow, WorstRow
 from validations.verdict import CheckResult, Verdict
 
 WORDS = [
@@ -142,8 +142,8 @@ def make_checks(is_refused: bool = True, is_warned: bool = True) -> tuple[CheckR
 
 
 def make_verdict(seed: int = 0, is_refused: bool = True, is_warned: bool = True, **changes: Any) -> Verdict:
-    figures = {
+    metrics = {
         "num_rows": 400, "num_tokens": 81_234, "fallback_rate": 0.93 if is_refused else 0.04, "eos_rate": 0.875,
         "mean_alpha": 0.44 + seed / 100, "kl_error_max": 3.2e-5, "mean_js": 0.12, "correct_rate": None,
     }  # fmt: skip
-    return replace(Verdict(make_checks(is_refused, is_warned), figures, make_aggregates(seed)), **changes)
+    return replace(Verdict(make_checks(is_refused, is_warned), metrics, make_aggregates(seed)), **changes)

@@ -15,7 +15,7 @@ from tokenizers.decoders import DecodeStream
 from sampling.record import to_record_table
 from sampling.results import FinishReason
 from tests.tasks.outputs import EOS_ID, byte_speller, make_output
-from validations.facts import Facts, Turn, Vocabulary
+from validations.measure.metadata import DatasetMetadata, Turn, Vocabulary
 
 TURN = Turn(before="<|user|>", after="\n<|assistant|>")
 BOS = "<s>"
@@ -39,7 +39,7 @@ def vocabulary() -> Vocabulary:
     )
 
 
-def facts(**changes: Any) -> Facts:
+def facts(**changes: Any) -> DatasetMetadata:
     """Everything is known."""
     known: dict[str, Any] = {
         "teacher_sees_reference": True,
@@ -48,7 +48,7 @@ def facts(**changes: Any) -> Facts:
         "vocabulary": vocabulary(),
         **changes,
     }
-    return Facts(**known)
+    return DatasetMetadata(**known)
 
 
 def made_row(

@@ -14,8 +14,8 @@ import pytest
 
 from tests.validations.tables import changed, facts, made_row, made_rows, to_table, written
 from validations import gate as gate_module
-from validations.facts import Facts
-from validations.gate import Limits, Verdict, judge, judge_figures
+from validations.gate import Limits, Verdict, judge, judge_metrics
+from validations.measure.metadata import DatasetMetadata
 from validations.suites import check_names, checks, probe_checks
 
 NUM_ROWS = 24
@@ -23,7 +23,9 @@ Row = dict[str, Any]
 Change = Callable[[Row], None]
 
 
-def verdict_on(folder: Path, rows: list[Row], limits: Limits | None = None, known: Facts | None = None) -> Verdict:
+def verdict_on(
+    folder: Path, rows: list[Row], limits: Limits | None = None, known: DatasetMetadata | None = None
+) -> Verdict:
     return judge(written(folder, to_table(rows)), limits or Limits(), known or facts())
 
 
@@ -181,9 +183,9 @@ def test_a_good_dataset_passes_with_its_figures(tmp_path: Path) -> None:
         f"mean_{name}": np.mean(np.concatenate([row[name] for row in rows]), dtype=np.float64)
         for name in ("alpha", "js", "overlap_mass", "entropy", "logprob_q", "logprob_teacher", "logprob_theta")
     }
-    figures = dict(verdict.figures)
-    assert figures.pop("fallback_rate_at_position") is None  # no range of positions holds 100 tokens
-    assert figures == pytest.approx(
+    metrics = dict(verdict.metrics)
+    assert metrics.pop("fallback_rate_at_position") is None  # no range of positions holds 100 tokens
+    assert metrics == pytest.approx(
         {
             "num_rows": NUM_ROWS,
             "num_tokens": num_tokens,
@@ -210,7 +212,7 @@ def test_a_good_dataset_passes_with_its_figures(tmp_path: Path) -> None:
         },
         rel=1e-6,
     )
-    json.dumps([verdict.figures, verdict.results, asdict(verdict.aggregates)], allow_nan=False)
+    json.dumps([verdict.metrics, verdict.results, asdict(verdict.aggregates)], allow_nan=False)
     assert {name: result["success"] for name, result in verdict.results.items()} == dict.fromkeys(
         ("prompts", "completions", "tokens"), True
     )
@@ -231,7 +233,7 @@ def test_each_check_is_broken_alone(tmp_path: Path, name: str) -> None:
     assert failed(verdict)[name].meaning in refusal
     if name in NAMES_A_ROW:
         assert f"first: row {0:032x}, sample 0" in refusal
-    json.dumps([verdict.figures, verdict.results], allow_nan=False)
+    json.dumps([verdict.metrics, verdict.results], allow_nan=False)
 
 
 @pytest.mark.parametrize("name", WARNINGS)
@@ -256,7 +258,7 @@ def test_fallback_at_one_position_warns(tmp_path: Path) -> None:
 
     verdict = verdict_on(tmp_path, changed(made_rows(120), recounted(second_falls_back), *range(120)))
     assert list(failed(verdict)) == ["fallback_rate_at_position"]
-    assert verdict.figures["fallback_rate_at_position"] == 1.0
+    assert verdict.metrics["fallback_rate_at_position"] == 1.0
     assert verdict.passed
 
 
@@ -277,7 +279,7 @@ def test_a_completion_without_tokens(tmp_path: Path) -> None:
 def test_what_is_not_known_is_not_judged(tmp_path: Path) -> None:
     """A foreign dataset: no tokenizer, no prompts."""
     table = to_table(made_rows(NUM_ROWS)).drop_columns(["theta_prompt", "teacher_prompt", "messages", "example"])
-    verdict = judge(written(tmp_path, table), Limits(), Facts(unknown="nobody knows"))
+    verdict = judge(written(tmp_path, table), Limits(), DatasetMetadata(unknown="nobody knows"))
     assert verdict.passed
     unjudged = {check.name: check.why for check in verdict.checks if check.outcome == "not judged"}
     assert unjudged["decodes"] == "nobody knows"
@@ -301,7 +303,7 @@ def test_the_kl_error_counts_under_kl_symmetry_alone(tmp_path: Path) -> None:
     rows = changed(made_rows(NUM_ROWS), BREAKS["max_kl_error"][0], 0)
     verdict = verdict_on(tmp_path, rows, known=facts(kl_symmetric=False))
     assert verdict.passed
-    assert verdict.figures["kl_error_max"] == pytest.approx(3e-5)
+    assert verdict.metrics["kl_error_max"] == pytest.approx(3e-5)
 
 
 def test_a_token_that_theta_cannot_say_is_no_defect(tmp_path: Path) -> None:
@@ -309,7 +311,7 @@ def test_a_token_that_theta_cannot_say_is_no_defect(tmp_path: Path) -> None:
     change = recounted(put_token(0, logprob_theta=-math.inf, kl_theta=math.inf, kl_error=math.inf))
     verdict = verdict_on(tmp_path, changed(made_rows(NUM_ROWS), change, 0))
     assert verdict.passed, verdict.refusals
-    assert verdict.figures["mean_logprob_theta"] is None
+    assert verdict.metrics["mean_logprob_theta"] is None
 
 
 def test_batches_across_files_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,7 +326,7 @@ def test_batches_across_files_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert sorted(failed(verdict)) == ["max_kl_error", "num_duplicates"]
     assert failed(verdict)["max_kl_error"].num_outside == 2
     together = judge(written(tmp_path, to_table(rows)), Limits(), facts())
-    assert verdict.figures == pytest.approx(together.figures)
+    assert verdict.metrics == pytest.approx(together.metrics)
     for name, values in asdict(verdict.aggregates.by_position).items():
         assert values == pytest.approx(getattr(together.aggregates.by_position, name)), name
     assert [row.id for row in verdict.aggregates.samples] == [row.id for row in together.aggregates.samples]
@@ -341,8 +343,8 @@ def test_two_samples_of_one_row_are_no_duplicates(tmp_path: Path) -> None:
 
 def test_a_probe_finds_what_is_hopeless() -> None:
     asked = probe_checks(Limits())
-    assert judge_figures({"fallback_rate": 0.999, "eos_rate": 0.001}, asked) == ()
-    no_hope = judge_figures({"fallback_rate": 1.0, "eos_rate": 0.0}, asked)
+    assert judge_metrics({"fallback_rate": 0.999, "eos_rate": 0.001}, asked) == ()
+    no_hope = judge_metrics({"fallback_rate": 1.0, "eos_rate": 0.0}, asked)
     assert [line.partition(":")[2].split(",")[0] for line in no_hope] == [" limit < 1", " limit > 0"]
     assert probe_checks(Limits(fallback_rate_max=1.0, eos_rate_min=0.0)) == []
     assert probe_checks(Limits(severity={"fallback_rate": "warn", "eos_rate": "off"})) == []

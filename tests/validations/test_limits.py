@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.configuration import load_config
+from flows.cli.configuration import load_config
 from sampling.errors import ConfigurationError
 from tasks.config import PipelineConfig
 from validations.limits import LIMIT_PRESETS, Limits

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from flows import cli
+from flows.cli import main as cli
 from flows.demo.demo import NAME, Score, _score, print_table
 from flows.demo.problems import final_answer
 
@@ -35,8 +35,8 @@ def test_the_demo_prints_its_table_and_the_published_path(
     solved = sum(final_answer(row["completion"]) == final_answer(row["answer"]) for row in rows)
     assert cells["q*, balanced"][0] == f"{solved / 8:.0%}"
     assert [cells[name][2] for name in ("theta alone", "teacher alone")] == ["0.00", "1.00"]
-    figures = json.loads((dataset / "manifest.json").read_text())["figures"]
-    assert f"fallback rate {figures['fallback_rate']:.1%}" in lines[-2]
+    metrics = json.loads((dataset / "manifest.json").read_text())["figures"]
+    assert f"fallback rate {metrics['fallback_rate']:.1%}" in lines[-2]
 
 
 def test_a_score_weighs_rows_by_their_tokens() -> None:
@@ -51,8 +51,8 @@ def test_a_score_weighs_rows_by_their_tokens() -> None:
 
 
 def test_a_dataset_without_a_mixed_token_has_a_table_too(capsys: pytest.CaptureFixture[str]) -> None:
-    figures = {"num_rows": 2, "num_tokens": 4, "fallback_rate": 1.0, "kl_error_max": None}
-    print_table({"q*, balanced": Score(0.5, 1.0, 1.0, -2.0, 1234.5)}, figures)
+    metrics = {"num_rows": 2, "num_tokens": 4, "fallback_rate": 1.0, "kl_error_max": None}
+    print_table({"q*, balanced": Score(0.5, 1.0, 1.0, -2.0, 1234.5)}, metrics)
     out = capsys.readouterr().out
     assert all(cell in out for cell in ("50%", "100%", "1.00", "-2.00", "1,234", "KL error at most –"))
 

@@ -8,7 +8,7 @@ service manager would. 50 kills take a quarter of an hour on two cores.
 
 from __future__ import annotations
 
-import flows.environment  # noqa: F401  isort: skip
+import flows.orchestration.environment  # noqa: F401  isort: skip
 
 import argparse
 import random
@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.produce import run_produce
-from tasks.durable import read_json
-from tasks.heartbeat import read_beats
+from tasks.run.heartbeat import read_heartbeats
+from tasks.store.durable import read_json
 from tests.flows.prefect_services import prefect_services
 from tests.flows.production.conftest import start_everything, start_worker
 from tests.flows.production.long_run import LongRun, engines_of, in_a_hurry, is_alive, kill, long_config, tokens_of
@@ -88,7 +88,7 @@ def parent_of(run: LongRun) -> int | None:
 def kill_something(run: LongRun, chance: random.Random) -> str:
     """One living process; its kind is drawn first, so that the one server and the one parent get their share."""
     services = run.services
-    beats = [beat for beat in read_beats(run.folder).values() if is_alive(beat.pid)]
+    beats = [beat for beat in read_heartbeats(run.folder).values() if is_alive(beat.pid)]
     parent = parent_of(run)
     living: dict[str, list[Any]] = {
         "engine": [engine for beat in beats for engine in engines_of(beat.pid)],

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 
 from flows.produce import open_run
 from tasks.config import PipelineConfig
-from tasks.durable import read_json
-from tasks.heartbeat import Beat, read_beats
-from tasks.run_folder import OWN_ENGINE, RunFolder
+from tasks.run.folder import OWN_ENGINE, RunFolder
+from tasks.run.heartbeat import HeartbeatRecord, read_heartbeats
+from tasks.store.durable import read_json
 from tests.flows.prefect_services import PrefectServices
 from tests.flows.test_produce import config_of
 
@@ -97,9 +97,9 @@ class LongRun:
         self.wait_until(lambda: self.state(flow_run)["type"] in ends)
         return self.state(flow_run)
 
-    def at_work(self) -> dict[str, Beat]:
+    def at_work(self) -> dict[str, HeartbeatRecord]:
         """Runs of sample-shards that live and sample, by their ids."""
-        beats = read_beats(self.folder)
+        beats = read_heartbeats(self.folder)
         return {run: beat for run, beat in beats.items() if beat.shard is not None and is_alive(beat.pid)}
 
     def engines(self) -> dict[int, int]:
@@ -113,14 +113,14 @@ class LongRun:
 
     def log_of(self, run: int) -> str:
         """What a run's engines have printed."""
-        (flow_run,) = (beat.run for beat in read_beats(self.folder).values() if beat.pid == run)
+        (flow_run,) = (beat.run for beat in read_heartbeats(self.folder).values() if beat.pid == run)
         return self.folder.engine_log(f"{OWN_ENGINE}-{flow_run[:8]}").read_text(errors="replace")
 
     def wait_until_two_sample(self) -> dict[int, int]:
         """Until both workers' engines finish rows; those engines."""
         before = self.at_work()
 
-        def has_grown(run: str, now: Beat) -> bool:
+        def has_grown(run: str, now: HeartbeatRecord) -> bool:
             then = before.get(run)
             if now.progress is None:
                 return False

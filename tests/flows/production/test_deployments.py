@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tasks.dataset import open_dataset
+from tasks.publish.dataset import open_dataset
 from tests.flows.prefect_services import ROOT, PrefectServices
 from tests.flows.production.conftest import CPU, GPU
 from tests.flows.test_produce import NUM_SAMPLES, config_of, tokens_of

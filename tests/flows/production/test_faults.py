@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from flows.produce import run_produce
-from tasks.durable import read_json
+from tasks.store.durable import read_json
 from tests.flows.prefect_services import PrefectServices
 from tests.flows.production.conftest import start_worker
 from tests.flows.production.long_run import (

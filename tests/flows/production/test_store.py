@@ -17,7 +17,7 @@ import yaml
 
 from flows.produce import open_run, run_produce
 from tasks.config import PipelineConfig
-from tasks.dataset import open_dataset
+from tasks.publish.dataset import open_dataset
 from tests.flows.prefect_services import PrefectServices
 from tests.flows.production.long_run import LIMIT_S, PARENT
 from tests.flows.test_produce import NUM_ROWS, NUM_SAMPLES, config_of, tokens_of

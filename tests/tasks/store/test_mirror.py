@@ -15,7 +15,7 @@ import pytest
 
 from sampling.errors import OutputError
 from tasks.store.mirror import FETCHING, Mirror
-from tasks.store.store import CALL_S
+from tasks.store.object_store import CALL_S
 from tests.tasks.store.s3 import BUCKET, KEY, PAGE, SECRET, S3Server, s3_server
 from tests.tasks.store.wire import wire
 
@@ -250,7 +250,7 @@ def test_credentials_are_never_shown(
 
 @pytest.mark.parametrize("call_s", [CALL_S, 2.0])  # the request hangs for 5 s; is given up, and made again
 def test_a_pause_is_ridden_out(server: S3Server, here: Mirror, monkeypatch: pytest.MonkeyPatch, call_s: float) -> None:
-    monkeypatch.setattr("tasks.store.store.CALL_S", call_s)
+    monkeypatch.setattr("tasks.store.object_store.CALL_S", call_s)
     folder = made(here.local / "d", **{f"f{i}": b"x" for i in range(20)})
     here.listing(folder)
     server.pause()
@@ -274,7 +274,7 @@ def test_a_restart_is_ridden_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("end", ["stop", "pause"])
 def test_a_store_that_is_gone_ends_in_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
-    monkeypatch.setattr("tasks.store.store.CALL_S", 4.0)
+    monkeypatch.setattr("tasks.store.object_store.CALL_S", 4.0)
     with s3_server() as own:
         local = mirror(own.root, tmp_path / "here", own, patience_s=2.0)
         folder = made(local.local, **{f"f{i}": b"x" * 2**20 for i in range(50)})

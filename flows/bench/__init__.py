@@ -1,1 +1,0 @@
-"""The benchmark of dual sampling against its own two models."""

@@ -1,0 +1,87 @@
+"""What is measured: checked before anything is loaded."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import ValidationError
+
+from flows.cli.bench.job import Job, Mode
+from flows.demo.demo import MODELS
+from sampling.config import DummyModel, EngineConfig, ModelConfig
+from sampling.errors import CapacityError, ConfigurationError
+from sampling.models.folder import weights_bytes
+from sampling.models.memory import context_length
+from sampling.models.vocabulary import check_vocabularies, load_tokenizer
+
+TEACHER, THETA = "teacher alone", "theta alone"
+CONTEXT_STEP = 128  # tokens; the largest KV block that vLLM takes by itself, so that a row wastes none of its context
+
+
+def plan(args: argparse.Namespace) -> list[tuple[str, Job]]:
+    """Every measurement by its name in the table, those by HTTP last. Raises ConfigurationError."""
+    if (args.teacher is None) != (args.theta is None):
+        raise ConfigurationError("give both --teacher and --theta, or neither: the demo's two models")
+    if (args.teacher_url is None) != (args.theta_url is None):
+        raise ConfigurationError("give both --teacher-url and --theta-url, or neither")
+    if args.dummy_weights and (args.http or args.theta_url):
+        raise ConfigurationError("--dummy-weights has no tokenizer to hold a server's against; leave --http out")
+    if not args.rows:
+        raise ConfigurationError("--rows is empty; give at least one number of rows")
+    try:
+        models = _models(args)
+        num_ids = check_vocabularies(*(load_tokenizer(model) for model in models.values()))
+        jobs = [way for rows in dict.fromkeys(args.rows) for way in _ways(args, rows, models, num_ids)]
+        return sorted(jobs, key=lambda way: way[1].mode == "http")
+    except ValidationError as error:
+        detail = error.errors()[0]
+        name = ".".join(str(part) for part in detail["loc"])
+        raise ConfigurationError(f"{name}: {detail['input']!r} is not allowed: {detail['msg']}") from None
+
+
+def _models(args: argparse.Namespace) -> dict[str, ModelConfig]:
+    """Theta, then the teacher, with a context that holds a row. Raises ModelError, CapacityError."""
+    kind = DummyModel if args.dummy_weights else ModelConfig
+    models = {}
+    needed = args.prompt_tokens + args.max_tokens
+    for name, given in (("theta", args.theta), ("teacher", args.teacher)):
+        model = kind(model=given or str(MODELS / name), dtype=args.dtype)
+        own = context_length(model)
+        if needed > own:
+            raise CapacityError(
+                f"prompt_tokens {args.prompt_tokens} + max_tokens {args.max_tokens} exceed {name}'s context of {own}"
+            )
+        if model.has_weights and not weights_bytes(model):
+            raise ConfigurationError(f"{model.model} holds no *.safetensors; measure its shapes with --dummy-weights")
+        context = min(own, -(-needed // CONTEXT_STEP) * CONTEXT_STEP)
+        models[name] = model.model_copy(update={"max_model_len": context})
+    return models
+
+
+def _ways(
+    args: argparse.Namespace, rows: int, models: dict[str, ModelConfig], num_ids: int
+) -> Iterator[tuple[str, Job]]:
+    engine = EngineConfig(
+        max_num_seqs=rows, gpu_memory_utilization=args.gpu_memory_utilization, torch_compile=not args.no_compile
+    )
+
+    def job(mode: Mode, preset: Any = args.preset) -> Job:
+        return Job(
+            mode=mode,
+            **models,
+            dummy_weights=args.dummy_weights,
+            preset=preset,
+            engine=engine,
+            num_ids=num_ids,
+            prompt_tokens=args.prompt_tokens,
+            max_tokens=args.max_tokens,
+        )
+
+    yield TEACHER, job("teacher")
+    yield THETA, job("theta")
+    for preset in dict.fromkeys((args.preset, "exploratory")):
+        yield f"lockstep, {preset}", job("lockstep", preset)
+    if args.http or args.theta_url:
+        yield f"HTTP, {args.preset}", job("http")

@@ -1,1 +1,0 @@
-"""The HTTP backend: two models served elsewhere."""

@@ -1,1 +1,0 @@
-"""The GPU's way from two models' logits to one token a row."""

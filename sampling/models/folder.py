@@ -1,0 +1,135 @@
+"""The local folder of a model."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sampling.config import ModelConfig
+from sampling.errors import ModelError
+from sampling.processes.children import first_line
+
+WEIGHTS = "*.safetensors"
+NEEDED = ("*.json", WEIGHTS, "*.jinja", "*.model", "*.txt", "*.py")  # no pickled weights
+FLOATS = ("F32", "F16", "BF16")  # what vLLM loads in another precision than the file's
+
+Weight = tuple[str, tuple[int, ...]]  # its type as safetensors names it, its shape
+
+
+def model_folder(model: ModelConfig) -> Path:
+    """Where the model lies: its own folder, or the Hub snapshot of its revision, fetched when missing.
+
+    Raises ModelError when there is no such folder or snapshot, or no safetensors model in it.
+    """
+    folder = Path(model.model).expanduser()
+    if not folder.is_dir():
+        # The weights of a served model are elsewhere, a DummyModel needs none.
+        needed = [pattern for pattern in NEEDED if pattern != WEIGHTS or (model.has_weights and not model.urls)]
+        folder = snapshot(model.model, model.revision, needed)
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{model.model} is no model: {folder} holds no config.json; give a model's folder")
+    return folder
+
+
+def snapshot(name: str, revision: str | None, needed: Sequence[str]) -> Path:
+    """The Hub's files of these patterns at a revision, fetched where they are missing. Raises ModelError."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(needed)))
+    except HFValidationError as error:
+        raise ModelError(f"no model folder {name!r}: give an existing folder or a Hub id org/name") from error
+    except Exception as error:  # the Hub client raises a dozen kinds, offline or not; each means no model
+        raise ModelError(
+            f"model {name!r} is neither a folder here nor to be had from the Hub"
+            f" ({type(error).__name__}); check the name, or download it first"
+        ) from error
+
+
+def load_config(model: ModelConfig) -> Any:
+    """The model's transformers configuration (of its text part). Raises ModelError."""
+    from transformers import AutoConfig
+
+    folder = model_folder(model)
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=model.trust_remote_code)
+    except Exception as error:
+        raise ModelError(f"{model.model} has a config.json that cannot be read: {first_line(error)}") from error
+    return config.get_text_config()
+
+
+def eos_ids(model: ModelConfig) -> frozenset[int]:
+    """Every id that ends a completion, by the model's generation_config, else by its config."""
+    from transformers import GenerationConfig
+
+    folder = model_folder(model)
+    ids = None
+    if (folder / "generation_config.json").is_file():
+        ids = GenerationConfig.from_pretrained(folder).eos_token_id
+    if ids is None:
+        ids = getattr(load_config(model), "eos_token_id", None)
+    if ids is None:
+        return frozenset()
+    return frozenset(ids) if isinstance(ids, (list, tuple)) else frozenset([ids])
+
+
+def weights_bytes(model: ModelConfig, float_bytes: int | None = None) -> int:
+    """Bytes of the model's weights: in their own precision, or with `float_bytes` for each float that is not quantised.
+
+    The files' headers count them; of a DummyModel, its config.json. Raises ModelError.
+    """
+    return sum(
+        math.prod(shape) * (float_bytes if float_bytes and dtype in FLOATS else _num_bytes(dtype))
+        for dtype, shape in weights(model).values()
+    )
+
+
+def weights(model: ModelConfig) -> dict[str, Weight]:
+    """Type with shape of each weight that vLLM loads, by name. Raises ModelError."""
+    if not model.has_weights:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        with torch.device("meta"):
+            shapes = AutoModelForCausalLM.from_config(load_config(model))
+        names = {4: "F32", 2: "BF16"}
+        return {
+            name: (names[parameter.element_size()], tuple(parameter.shape))
+            for name, parameter in shapes.named_parameters()
+        }
+    headers = (read_header(file) for file in _weight_files(model_folder(model)))
+    return {name: weight for header in headers for name, weight in header.items()}
+
+
+def read_header(file: Path) -> dict[str, Weight]:
+    """Type with shape of each tensor in a safetensors file, by name. Raises ModelError."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118  (no mapping)
+            return {name: (tensor.get_dtype(), tuple(tensor.get_shape())) for name, tensor in slices.items()}
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{file} cannot be read: {first_line(error)}; fetch it again") from error
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Where an index names files, those alone: Mistral's folders hold the same weights a second time."""
+    files, index = sorted(folder.glob(WEIGHTS)), folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return files
+    try:
+        named = set(json.loads(index.read_bytes())["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{index} is no index of weights: {first_line(error)}; fetch it again") from error
+    return [file for file in files if file.name in named]
+
+
+def _num_bytes(dtype: str) -> int:
+    """Of one element: BF16 has 2, F8_E4M3 and BOOL have 1."""
+    bits = "".join(filter(str.isdigit, dtype.partition("_")[0]))
+    return int(bits or 8) // 8

@@ -1,0 +1,59 @@
+"""The vocabulary that two models must share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tokenizers import Tokenizer, models
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from sampling.config import ModelConfig
+from sampling.errors import ConfigurationError, ModelError, VocabularyMismatchError
+from sampling.models.folder import load_config, model_folder
+from sampling.processes.children import first_line
+
+SHOWN = 3  # differing ids that a message names
+
+
+def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, numbers for a DummyModel. Raises ModelError when the folder holds none to be read."""
+    if not model.has_weights:
+        vocabulary = {str(token_id): token_id for token_id in range(load_config(model).vocab_size)}
+        return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token="0")))
+    folder = model_folder(model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=model.trust_remote_code)
+    except Exception as error:  # transformers raises OSError, ValueError, KeyError, … for the same cause
+        raise ModelError(f"{model.model} holds no tokenizer that can be read: {first_line(error)}") from error
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # transformers makes one up without its files
+        raise ModelError(f"{model.model} holds no tokenizer that knows a word; fetch its tokenizer.json")
+    return tokenizer
+
+
+def check_stop_ids(stop_token_ids: Sequence[int], num_ids: int) -> None:
+    """Raises ConfigurationError for ids that no row can draw."""
+    if strange := [token_id for token_id in stop_token_ids if not 0 <= token_id < num_ids]:
+        raise ConfigurationError(f"stop_token_ids {strange} are no ids of this vocabulary (0 to {num_ids - 1})")
+
+
+def check_vocabularies(theta: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> int:
+    """How many ids, from 0 on, both tokenizers know.
+
+    Ids past the shorter vocabulary are unknown to one model, therefore never drawn. Raises
+    VocabularyMismatchError when an id means two tokens, or is missing from one vocabulary alone.
+    """
+    theta_tokens = {token_id: token for token, token_id in theta.get_vocab().items()}
+    teacher_tokens = {token_id: token for token, token_id in teacher.get_vocab().items()}
+    num_ids: int = min(max(theta_tokens), max(teacher_tokens)) + 1
+    differing = [token_id for token_id in range(num_ids) if theta_tokens.get(token_id) != teacher_tokens.get(token_id)]
+    if differing:
+        named = "; ".join(
+            f"id {token_id} is {theta_tokens.get(token_id)!r} in theta, {teacher_tokens.get(token_id)!r} in the teacher"
+            for token_id in differing[:SHOWN]
+        )
+        raise VocabularyMismatchError(
+            f"theta and teacher share no vocabulary: {len(differing)} of {num_ids} ids differ ({named});"
+            " choose two models of one tokenizer"
+        )
+    return num_ids

@@ -1,1 +1,0 @@
-"""Models that live in worker processes of their own, one process a GPU."""

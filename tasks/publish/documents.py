@@ -1,0 +1,62 @@
+"""What is written beside a judged dataset for people to read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.publish.staging import QUARANTINE
+from tasks.store.durable import write_bytes, write_json
+
+if TYPE_CHECKING:
+    from validations.verdict import Verdict
+
+REPORT, REPORT_JSON, DATA_DOCS = "report.html", "report.json", "data_docs"
+NUM_QUARANTINED = 50  # lines of quarantine.jsonl that the report shows
+
+
+def write_report(folder: Path, title: str, verdict: Verdict, manifest: Mapping[str, Any] | None) -> None:
+    """Write report.json, report.html and Great Expectations' own pages into a dataset's folder, durably."""
+    from validations.report.data_docs import write_data_docs  # each imports Great Expectations or matplotlib
+    from validations.report.page import render_report
+
+    write_json(folder / REPORT_JSON, as_json(verdict))
+    page = render_report(title, verdict, manifest, read_quarantined(folder))
+    write_bytes(folder / REPORT, page.encode())
+    write_data_docs(folder / DATA_DOCS, verdict.results)
+
+
+def as_json(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as report.json holds it; NaN and infinities, which a refused dataset may hold, are text."""
+    document = {
+        "passed": verdict.passed,
+        "refusals": list(verdict.refusals),
+        "warnings": list(verdict.warnings),
+        "figures": verdict.metrics,
+        "checks": [asdict(check) for check in verdict.checks],
+        "great_expectations": verdict.results,
+    }
+    said: dict[str, Any] = json.loads(json.dumps(document), parse_constant=str)
+    return said
+
+
+def read_quarantined(folder: Path) -> list[dict[str, Any]]:
+    """The first rows of a dataset's quarantine; lines that are no JSON object are left out."""
+    try:
+        with open(folder / QUARANTINE, encoding="utf-8", errors="replace") as file:
+            lines = list(islice(file, NUM_QUARANTINED))
+    except OSError:
+        return []
+    rows = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):  # a thousand brackets
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows

@@ -1,0 +1,223 @@
+"""A dataset's way from staged to published, in one transaction."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.transactions import CommitMode, Transaction, transaction
+
+from sampling.errors import DualSamplingError, OutputError, RefusedError
+from tasks.config import PipelineConfig
+from tasks.publish.card import card
+from tasks.publish.documents import write_report
+from tasks.publish.staging import Staged, stage
+from tasks.run.dataset_metadata import read_metadata
+from tasks.run.folder import MANIFEST, RunFolder
+from tasks.run.pace import speeds
+from tasks.run.plan import Plan
+from tasks.source.seen import Seen
+from tasks.store.durable import output_errors, sync, write_bytes, write_json
+from tasks.worker.shard import ShardSummary, read_failures
+
+if TYPE_CHECKING:
+    from validations.verdict import Verdict
+
+NUM_SLOWEST = 10  # shards named in the manifest
+KEY = pa.schema([("id", pa.string()), ("sample_idx", pa.int32())])
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What the dataset's documents say of the run that made it."""
+
+    config: PipelineConfig
+    plan: Plan
+    libraries: dict[str, str]
+    shards: list[ShardSummary]
+
+
+def publish_dataset(folder: RunFolder, run: Run, check: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """Stage, judge, publish; the manifest of what is now published. `check` raises when the run is not locked any more.
+
+    Raises RefusedError when the gate refuses; the dataset then lies in `folder.refused`, and the work is kept, so that
+    a run with other limits samples nothing again. Any error leaves nothing staged and `latest` where it was.
+    """
+    with output_errors(folder.work), transaction(commit_mode=CommitMode.LAZY) as undoable:
+        undoable.set("staged", folder.staged)
+        staged = stage_dataset(folder, run)
+        verdict = judge_dataset(folder, run.config, staged)
+        if not verdict.passed:
+            set_aside(folder, run, staged, verdict, check)
+            raise RefusedError(
+                f"{'; '.join(verdict.refusals)} (the dataset with its report: {folder.address(folder.refused)})"
+            )
+        # Not an on_commit hook: Prefect logs what a hook raises and carries on.
+        manifest = publish_staged(folder, run, staged, verdict, check)
+    with output_errors(folder.work):
+        check()
+        finish(folder)
+    return manifest
+
+
+@task(name="stage-dataset", cache_policy=NO_CACHE)
+def stage_dataset(folder: RunFolder, run: Run) -> Staged:
+    """Write the dataset's files beside the work, and prove that no row is lost or there twice."""
+    staged = stage(folder, run.plan, run.shards)
+    verify(folder, run, staged)
+    return staged
+
+
+@stage_dataset.on_rollback
+def discard_staged(undone: Transaction) -> None:
+    """Nothing half published stays."""
+    shutil.rmtree(undone.get("staged"), ignore_errors=True)
+
+
+@task(name="judge-dataset", cache_policy=NO_CACHE)
+def judge_dataset(folder: RunFolder, config: PipelineConfig, staged: Staged) -> Verdict:
+    """Hold the staged rows against the configuration's limits."""
+    from validations.gate import judge  # Great Expectations takes 5-11 s to import
+
+    return judge([folder.staged / file.path for file in staged.files], config.validation, read_metadata(folder.staged))
+
+
+@task(name="publish-dataset", cache_policy=NO_CACHE)
+def publish_staged(
+    folder: RunFolder, run: Run, staged: Staged, verdict: Verdict, check: Callable[[], None]
+) -> dict[str, Any]:
+    """Write the card, then the manifest, then rename: the dataset exists when this rename is done."""
+    manifest = write_documents(folder, run, staged, verdict)
+    if folder.published.exists():
+        place = folder.address(folder.published)
+        raise OutputError(f"{place} has come into being meanwhile; choose another publish.version")
+    os.rename(folder.staged, folder.published)
+    sync(folder.published.parent)
+    folder.upload_dataset(folder.published, check)
+    return manifest
+
+
+def set_aside(
+    folder: RunFolder, run: Run, staged: Staged, verdict: Verdict, check: Callable[[], None] = lambda: None
+) -> None:
+    """Move a refused dataset, with its report, to where nobody takes it for a published one."""
+    write_documents(folder, run, staged, verdict)
+    folder.refused.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder.refused, ignore_errors=True)  # of this run: the folder's owner was checked
+    os.rename(folder.staged, folder.refused)
+    sync(folder.refused.parent)
+    folder.upload_dataset(folder.refused, check)
+
+
+def finish(folder: RunFolder) -> None:
+    """Move `latest` to this version, last of all, and remove the work."""
+    folder.point_latest()
+    folder.remove_work()
+
+
+def verify(folder: RunFolder, run: Run, staged: Staged) -> None:
+    """Read the staged rows again: each planned completion is there once, or quarantined, in the plan's order.
+
+    Memory holds the keys of a shard. Raises DualSamplingError when one is lost, strange, or there twice.
+    """
+    num_samples = run.config.sampling.n
+    num_rows = 0
+    found, rest = _staged_keys(folder, staged), KEY.empty_table()
+    with Seen() as seen:
+        for i in range(run.plan.num_shards):
+            failed = {(failure.id, failure.sample_idx) for failure in read_failures(folder.shard(i))}
+            ids = pq.read_table(folder.shard(i).rows, columns=["id"])["id"].to_pylist()
+            keys = [(row, k) for row in ids for k in range(num_samples) if (row, k) not in failed]
+            wanted = pa.table({"id": [row for row, _ in keys], "sample_idx": [k for _, k in keys]}, schema=KEY)
+            while len(rest) < len(wanted) and (more := next(found, None)) is not None:
+                rest = pa.concat_tables([rest, more])
+            num_rows += len(ids)
+            is_whole = rest.slice(0, len(wanted)).equals(wanted) and len(keys) + len(failed) == len(ids) * num_samples
+            # Keys that are the planned ones, in the plan's order, are each there once when no id is planned twice.
+            if not is_whole or any(seen.add(row) for row in ids):
+                raise _not_as_planned(folder, run, staged, f"shard {i:05d} differs")
+            rest = rest.slice(len(wanted))
+    if num_rows != run.plan.num_rows or len(rest) or next(found, None) is not None:
+        raise _not_as_planned(folder, run, staged, f"{num_rows} rows in the shards")
+
+
+def _staged_keys(folder: RunFolder, staged: Staged) -> Iterator[pa.Table]:
+    for file in staged.files:
+        with pq.ParquetFile(folder.staged / file.path) as rows:
+            for batch in rows.iter_batches(columns=KEY.names):
+                yield pa.Table.from_batches([batch])
+
+
+def _not_as_planned(folder: RunFolder, run: Run, staged: Staged, what: str) -> DualSamplingError:
+    num_planned, num_staged = run.plan.num_rows * run.config.sampling.n, sum(file.num_rows for file in staged.files)
+    return DualSamplingError(
+        f"the staged rows are not the planned ones: {num_planned} planned, {num_staged} staged, {what}; nothing was"
+        f" published and {folder.address(folder.work)} is kept"
+    )
+
+
+def write_documents(folder: RunFolder, run: Run, staged: Staged, verdict: Verdict) -> dict[str, Any]:
+    """The report, the card, then manifest.json, each flushed to the disk with the data before it."""
+    for file in staged.files:
+        sync(folder.staged / file.path)
+    sync(folder.staged / "data")
+    manifest = {
+        "name": folder.name,
+        "version": folder.version,
+        "run_id": folder.run_id,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "published": verdict.passed,
+        "num_rows": staged.num_rows,
+        "files": [asdict(file) for file in staged.files],
+        "figures": verdict.metrics,
+        "refusals": list(verdict.refusals),
+        "warnings": list(verdict.warnings),
+        "quarantine": staged.quarantine,
+        "engine": staged.totals,
+        "speed": speeds(shard.pace for shard in run.shards),
+        "slowest_shards": _slowest(run.shards),
+        "num_attempts": sum(shard.num_attempts for shard in run.shards),
+        "num_damaged_parts": staged.num_set_aside,
+        "source": {"adapter": run.plan.adapter, "files": run.plan.files, "num_rows": run.plan.num_rows},
+        "config": run.config.model_dump(mode="json"),
+        "identity": folder.identity,
+        "libraries": run.libraries,
+    }
+    write_report(folder.staged, f"{folder.name} {folder.version}", verdict, manifest)
+    example = _example(folder.staged / staged.files[0].path)
+    text = card(run.config, folder.version, run.plan, staged, verdict.metrics, example)
+    write_bytes(folder.staged / "README.md", text.encode())
+    write_json(folder.staged / MANIFEST, manifest)
+    return manifest
+
+
+def _slowest(shards: list[ShardSummary]) -> list[dict[str, Any]]:
+    """The shards that drew fewest tokens a second."""
+    timed = [
+        {
+            "shard": i,
+            "num_rows": shard.num_rows,
+            "num_tokens": shard.totals["num_tokens"],
+            "seconds": round(shard.totals["total_s"], 6),
+            "num_attempts": shard.num_attempts,
+        }
+        for i, shard in enumerate(shards)
+        if shard.totals.get("total_s")
+    ]
+    return sorted(timed, key=lambda shard: shard["num_tokens"] / shard["seconds"])[:NUM_SLOWEST]
+
+
+def _example(path: Path) -> dict[str, str]:
+    with pq.ParquetFile(path) as file:
+        columns = ["theta_prompt", "teacher_prompt", "completion"]
+        row: Mapping[str, str] = next(file.iter_batches(1, columns=columns)).to_pylist()[0]
+    return {"Theta sees": row["theta_prompt"], "The teacher sees": row["teacher_prompt"], "Drawn": row["completion"]}

@@ -1,0 +1,102 @@
+"""The lock of a run's work folder: one run at a time, and never another configuration's."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from sampling.errors import OutputError
+from tasks.run.folder import MANIFEST, OWN_ENGINE, RUNS, RunFolder, is_of_the_run
+from tasks.run.shard_folder import TABLE, UNSHARED
+from tasks.store.durable import output_errors, read_json, write_json
+
+ENGINE_LOCKS = f"{OWN_ENGINE}*.lock"
+ORPHAN_TIMEOUT_S = 30.0
+
+
+@contextmanager
+def locked(folder: RunFolder, run_on: str = "here", with_rows: bool = True) -> Iterator[Callable[[], None]]:
+    """Hold a run's work folder for this process alone; gives what raises OutputError once it is not held any more.
+
+    `run_on` is `shards.run_on`: runs of a deployment may go on in the folder of a run that was killed.
+    `with_rows`: what is sampled is fetched from an object store. Raises OutputError when it cannot be written, when
+    another run holds it (its pid and host are named), or when it belongs to another configuration (the keys that
+    differ are named).
+    """
+    with output_errors(folder.work):
+        folder.work.mkdir(parents=True, exist_ok=True)
+        # Not per thread: Prefect may run a task in another thread than the one that took the lock.
+        lock = FileLock(folder.work / "lock", thread_local=False)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            holder = read_json(folder.work / "holder.json") or {"pid": "?", "host": "?", "since": "?"}
+            raise OutputError(
+                f"{folder.work} is held by another run (pid {holder['pid']} on {holder['host']}, since"
+                f" {holder['since']}); wait for it, end it, or choose another publish.version"
+            ) from None
+    try:
+        with _leased(folder) as check:
+            if folder.mirror is not None:
+                wanted = is_of_the_run
+                if with_rows:
+                    wanted = _is_work if run_on == "here" else _is_of_the_plan
+                folder.mirror.pull(folder.work, wanted)
+                folder.mirror.refresh(folder.refused / MANIFEST)
+            _wait_for_orphans(folder, folder.engine_lock(OWN_ENGINE).name if run_on == "deployment" else ENGINE_LOCKS)
+            with output_errors(folder.work):
+                since = datetime.now(UTC).isoformat(timespec="seconds")
+                holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+                write_json(folder.work / "holder.json", holder)
+            _check_owner(folder)
+            yield check
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _leased(folder: RunFolder) -> Iterator[Callable[[], None]]:
+    """The lock of a run whose folder is in an object store, which has none."""
+    if folder.mirror is None:
+        yield lambda: None
+        return
+    from tasks.store.lease import Lease
+
+    with Lease(folder.mirror, folder.work.with_name(f"{folder.version}.lease")) as lease:
+        yield lease.check
+
+
+def _wait_for_orphans(folder: RunFolder, pattern: str) -> None:
+    """An engine whose run was killed ends itself within a second; until then it may still commit rows."""
+    for path in folder.work.glob(pattern):
+        orphan = FileLock(path)
+        try:
+            orphan.acquire(timeout=ORPHAN_TIMEOUT_S)
+        except Timeout:
+            raise OutputError(
+                f"an engine of an earlier run still writes to {folder.work} (it holds {path.name}); end its process,"
+                " or cancel the sample-shards runs, or go on with them: shards.run_on: deployment"
+            ) from None
+        orphan.release()
+
+
+def _check_owner(folder: RunFolder) -> None:
+    for place, document in ((folder.work, "run.json"), (folder.refused, MANIFEST)):
+        if (owner := read_json(place / document)) is not None:
+            folder.check_identity(place, owner)
+
+
+def _is_work(name: str) -> bool:
+    """What a run that samples here needs of another machine's work."""
+    return Path(name).name not in UNSHARED and not name.startswith(f"{RUNS}/")
+
+
+def _is_of_the_plan(name: str) -> bool:
+    """The same without what is sampled, which comes shard by shard."""
+    return _is_work(name) and "/parts/" not in name and not name.endswith(f"/{TABLE}")

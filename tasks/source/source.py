@@ -1,0 +1,124 @@
+"""Where a run's rows come from: local files or a dataset on the Hub."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sampling.errors import SourceError
+from tasks.config import SourceConfig
+from tasks.source.readers import FORMATS, Rows, SourceRow, format_of, one_line, read_rows
+
+FORMAT_NAMES = f"{', '.join(FORMATS)}, each also with .gz"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An opened source; `rows` starts a fresh stream at each call."""
+
+    files: tuple[str, ...]
+    fingerprint: str  # 32 hex digits of the content and the limit: the same for a copy under another name
+    rows: Callable[[], Rows]
+
+
+def open_source(config: SourceConfig) -> Source:
+    """Find what `config` names, and fingerprint it. Raises SourceError when it is not there."""
+    if config.hub is not None:
+        return _open_hub(config, config.hub)
+    assert config.path is not None
+    patterns = (config.path,) if isinstance(config.path, str) else config.path
+    if not patterns:
+        raise SourceError("source.path is an empty list; name at least one file")
+    found = {path.resolve(): path for pattern in patterns for path in _find(pattern)}
+    files = tuple(found.values())  # a file that two patterns match is read once
+    return Source(
+        files=tuple(str(path) for path in files),
+        fingerprint=_digest([str(config.limit), *(f"{format_of(path)} {_file_digest(path)}" for path in files)]),
+        rows=lambda: (row for path in files for row in read_rows(path)),
+    )
+
+
+def _find(pattern: str) -> list[Path]:
+    """The files that a path, a folder or a glob means, sorted."""
+    path = Path(pattern).expanduser()
+    if path.is_file():
+        if format_of(path) is None:
+            raise SourceError(f"source.path {pattern!r} has no format known: {FORMAT_NAMES}")
+        return [path]
+    if path.is_dir():
+        visible = (file for file in path.rglob("*") if not any(p.startswith(".") for p in file.relative_to(path).parts))
+        files = _data_files(visible)
+        counts = Counter(format_of(file) for file in files)
+        if len(counts) > 1:  # a README.txt or a manifest.json beside the data is not to be taken for rows
+            seen = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+            raise SourceError(
+                f"source.path {pattern!r} is a folder of several formats ({seen}); name one with a glob such as "
+                f"'{path}/**/*.{max(counts, key=lambda name: counts[name])}*'"
+            )
+        if not files:
+            raise SourceError(f"source.path {pattern!r} is a folder without data files; looked for {FORMAT_NAMES}")
+        return files
+    if glob.has_magic(pattern):
+        files = _data_files(Path(match) for match in glob.iglob(str(path), recursive=True))
+        if not files:
+            raise SourceError(
+                f"source.path {pattern!r} matches no data file in {os.getcwd()}; looked for {FORMAT_NAMES}"
+            )
+        return files
+    raise SourceError(f"source.path {pattern!r} does not exist; looked for {path.absolute()}")
+
+
+def _data_files(paths: Iterable[Path]) -> list[Path]:
+    return sorted(path for path in paths if format_of(path) is not None and path.is_file())
+
+
+def _file_digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _digest(parts: list[str]) -> str:
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+
+
+def _open_hub(config: SourceConfig, hub: str) -> Source:
+    """A dataset of the Hub, streamed: nothing of it is kept but the row in hand."""
+    import datasets  # 2 to 3 s; local files do without it
+    from huggingface_hub import HfApi, is_offline_mode
+    from huggingface_hub.errors import HfHubHTTPError
+
+    revision = config.revision
+    try:  # a branch moves: the commit it stands at now is what is read, and what a resumed run must find again
+        revision = HfApi().dataset_info(hub, revision=config.revision, timeout=10).sha
+    except HfHubHTTPError as error:
+        raise SourceError(f"source.hub {hub!r} is not readable on the Hub: {one_line(error)}") from error
+    except Exception:  # no network, of any kind: a copy in the cache is read under the revision as given
+        pass
+    try:
+        stream = datasets.load_dataset(hub, config.subset, split=config.split, revision=revision, streaming=True)
+    except Exception as error:  # datasets raises ValueError, FileNotFoundError, ConnectionError and its own kinds
+        if is_offline_mode() and isinstance(error, OSError):  # ConnectionError, FileNotFoundError
+            raise SourceError(
+                f"source.hub {hub!r} is not in the local cache and HF_HUB_OFFLINE is set; unset it, or give a "
+                f"local copy as source.path ({one_line(error)})"
+            ) from error
+        raise SourceError(f"source.hub {hub!r} cannot be opened: {one_line(error)}") from error
+
+    def rows() -> Iterator[SourceRow]:
+        try:
+            for number, fields in enumerate(stream, start=1):
+                yield SourceRow(f"{hub}:{number}", fields)
+        except Exception as error:
+            raise SourceError(f"source.hub {hub!r} stopped in mid-stream: {one_line(error)}") from error
+
+    identity = [hub, config.subset, config.split, revision, config.limit]
+    return Source((f"hf://datasets/{hub}",), _digest([str(part) for part in identity]), rows)

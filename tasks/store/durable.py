@@ -1,0 +1,79 @@
+"""Files that survive a crash: each is whole under its name, or not there."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sampling.errors import OutputError
+
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def write_bytes(path: Path, data: bytes | memoryview, unique_temporary_name: bool = False) -> None:
+    """Write under a temporary name, flush to the disk, rename.
+
+    The temporary name is a folder's only one, so that what a crash leaves is overwritten; `among_others`, where other
+    processes write to the same folder, it is the file's own.
+    """
+    temporary = path.parent / (f".{path.name}.writing" if unique_temporary_name else ".writing")
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync(path.parent)
+
+
+def write_json(path: Path, value: Any, unique_temporary_name: bool = False) -> None:
+    """Write a JSON document durably. NaN and infinities, for which JSON has no word, become text."""
+    value = json.loads(json.dumps(value), parse_constant=str)
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_bytes(path, text.encode(), unique_temporary_name)
+
+
+def read_json(path: Path) -> Any | None:
+    """The document, or None when there is none. Raises OutputError when it cannot be read."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path} cannot be read ({error}); remove its folder to start over") from error
+
+
+def sync(path: Path) -> None:
+    """Flush a file's content, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def output_errors(folder: Path) -> Iterator[None]:
+    """Turn a full disk, or an output folder that cannot be written, into an OutputError."""
+    try:
+        yield
+    except (ConnectionError, TimeoutError):
+        raise  # a closed terminal, or Prefect's server: no matter of the folder
+    except OSError as error:
+        reason = (error.strerror or str(error)).splitlines()[0]
+        if error.errno in DISK_FULL:
+            message = f"{folder}: {reason}; finished rows are kept: free space, then run the same command again"
+        else:
+            message = f"{folder}: {reason}; choose another publish.root (--output) or make it writable"
+        raise OutputError(message) from error

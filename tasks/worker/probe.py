@@ -1,0 +1,90 @@
+"""The gate's one look at a run that has just begun, so that a hopeless one costs minutes instead of GPU-days."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from sampling.errors import RefusedError
+from tasks.run.dataset_metadata import read_metadata
+from tasks.run.folder import RunFolder
+from tasks.run.parts import read_parts
+from tasks.run.plan import Plan
+from tasks.run.progress import Progress
+from validations.limits import Limits
+from validations.measure.metrics import MetricSums
+from validations.measure.prompts import judge_prompts
+from validations.suites import probe_checks, prompt_checks
+
+PROMPT_COLUMNS = ["id", "theta_prompt", "teacher_prompt", "messages", "example"]
+COLUMNS = ["finish_reason", "num_tokens", "num_forced", "num_fallback"]
+
+
+def check_prompts(folder: RunFolder, plan: Plan, limits: Limits) -> None:
+    """Judge the planned prompts before anything is sampled. Raises RefusedError."""
+    if not (asked := prompt_checks(limits)):
+        return
+    from validations.gate import judge_metrics  # Great Expectations takes 5-11 s to import; the end needs it too
+
+    facts, sums = read_metadata(folder.work), MetricSums()
+    for index in range(plan.num_shards):
+        rows = pq.read_table(folder.shard(index).rows, columns=PROMPT_COLUMNS)
+        # What is drawn will stand behind the question.
+        asked_turns = [[*turns, {"role": "assistant", "content": ""}] for turns in rows["messages"].to_pylist()]
+        place, kind = rows.schema.get_field_index("messages"), rows.schema.field("messages").type
+        rows = rows.set_column(place, "messages", pa.array(asked_turns, kind))
+        sums.add_prompts(judge_prompts(rows, facts), [f"row {row}" for row in rows["id"].to_pylist()])
+    metrics = sums.metrics(teacher_sees_reference=facts.teacher_sees_reference)
+    if lines := judge_metrics(metrics, asked, sums.first_rows()):
+        raise RefusedError(
+            f"{'; '.join(lines)}; nothing was sampled. Look at both prompts (--dry-run) and mend the templates, or"
+            " change the limit in validation"
+        )
+
+
+class Probe:
+    """Looks at the completions so far, once, as soon as there are `probe_rows` of them."""
+
+    def __init__(self, folder: RunFolder, limits: Limits) -> None:
+        self._folder = folder
+        self._checks = probe_checks(limits)
+        self._probe_rows = limits.probe_rows if self._checks else None
+        self._num_done: dict[int, int] = {}
+
+    def __call__(self, shard: int, now: Progress) -> None:
+        """Take the figures of a shard so far. Raises RefusedError when the run is hopeless."""
+        if self._probe_rows is None:
+            return
+        self._num_done[shard] = now.num_done - now.num_failed
+        if sum(self._num_done.values()) < self._probe_rows:
+            return
+        rows = self._committed()
+        if len(rows) < self._probe_rows:
+            return
+        from validations.gate import judge_metrics  # Great Expectations takes 5-11 s to import; the end needs it too
+
+        self._probe_rows = None
+        if lines := judge_metrics(_figures(rows), self._checks):
+            work = self._folder.address(self._folder.work)
+            raise RefusedError(
+                f"{'; '.join(lines)}; the first {len(rows)} completions leave no hope, so the run was stopped. What is"
+                f" sampled is kept in {work}. Look at the prompts (--dry-run) and at mixture, or set"
+                " validation.probe_rows: null to sample on"
+            )
+
+    def _committed(self) -> pa.Table:
+        """The completions that are safe on the disk."""
+        for index in self._num_done:
+            self._folder.shard(index).download()
+        # A complete shard has its parts still; its table may be damaged, which is mended when its turn comes.
+        tables = [read_parts(self._folder.shard(index).parts).table for index in self._num_done]
+        return pa.concat_tables(table.select(COLUMNS) for table in tables)
+
+
+def _figures(rows: pa.Table) -> dict[str, float | int | None]:
+    """Fallback among the tokens that could be mixed, completions that came to an end."""
+    num_tokens, num_forced, num_fallback = (pc.sum(rows[name]).as_py() for name in COLUMNS[1:])
+    num_ended = pc.sum(pc.not_equal(rows["finish_reason"], "length")).as_py()
+    free = num_tokens - num_forced
+    return {"fallback_rate": num_fallback / free if free else None, "eos_rate": num_ended / len(rows)}

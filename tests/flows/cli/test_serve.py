@@ -1,0 +1,230 @@
+"""The `serve` command: one pair of real servers that the tests share, then what ends it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+from flows.cli.serve import _config, _sigterm_as_ctrl_c
+from sampling import DualPrompt, DualSampler, SamplingConfig
+from sampling.errors import ConfigurationError
+from tests.sampling.served.servers import START_S, free_port
+
+KEYS = {"theta": "theta-Wq4pVn81", "teacher": "teacher-8sZkL2mB"}
+VARIABLES = {f"DUAL_SAMPLING_{name.upper()}_API_KEY": key for name, key in KEYS.items()}
+STOP_S = 30  # 5 s of grace, on busy cores
+CODE = """
+import flows.orchestration.environment
+import argparse, json, sys
+from flows.cli.serve import serve
+serve(argparse.Namespace(**json.loads(sys.argv[1])))
+"""
+
+
+def arguments(teacher: object, theta: object, **given: Any) -> dict[str, Any]:
+    """What the command line hands over."""
+    values = {"host": "127.0.0.1", "theta_port": 9000, "teacher_port": 9001, "gpu_memory_utilization": 0.9}
+    values |= {"max_model_len": 256, "max_num_seqs": 8, "max_logprobs": 40, "dtype": "auto", "logs": "serve-logs"}
+    return {**values, "debug": False, "teacher": str(teacher), "theta": str(theta), **given}
+
+
+@dataclass
+class Command:
+    """A running `serve`, in a folder of its own."""
+
+    process: subprocess.Popen[str]
+    folder: Path
+    ports: dict[str, int]
+
+    @property
+    def stderr(self) -> str:
+        return (self.folder / "stderr").read_text()
+
+    def log(self, name: str) -> str:
+        return (self.folder / "serve-logs" / f"{name}.log").read_text()
+
+    def descendants(self) -> list[psutil.Process]:
+        """Guards, servers, engines."""
+        return list(psutil.Process(self.process.pid).children(recursive=True))
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+def start(folder: Path, pair: tuple[Path, Path]) -> Command:
+    """Run the command where a folder is named like what the servers import."""
+    (folder / "vllm").mkdir()
+    (folder / "vllm" / "__init__.py").write_text("raise ImportError('the current directory shadows vLLM')")
+    ports = {"theta": free_port(), "teacher": free_port()}
+    given = arguments(*pair, theta_port=ports["theta"], teacher_port=ports["teacher"])
+    with (folder / "stderr").open("w") as err:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", CODE, json.dumps(given)],
+            cwd=folder,
+            env={**os.environ, **VARIABLES},
+            stdout=subprocess.PIPE,
+            stderr=err,
+            text=True,
+        )
+    return Command(process, folder, ports)
+
+
+def read_until(command: Command, last: str) -> str:
+    """Stdout up to the line that starts with `last`."""
+    assert command.process.stdout is not None
+    lines: list[str] = []
+    while not lines or not lines[-1].strip().startswith(last):
+        line = command.process.stdout.readline()
+        assert line, command.stderr
+        lines.append(line)
+    return "".join(lines)
+
+
+def assert_gone(processes: list[psutil.Process], ports: dict[str, int]) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=STOP_S)
+    # a container's init may reap nothing
+    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+    for port in ports.values():
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(("127.0.0.1", port))
+
+
+@pytest.fixture(scope="module")
+def served(tiny_pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Command, str]]:
+    """The command with what it has printed once both servers answer."""
+    command = start(tmp_path_factory.mktemp("serve"), tiny_pair)
+    try:
+        yield command, read_until(command, "teacher: ")
+    finally:
+        command.kill()
+
+
+def test_it_prints_the_addresses_and_the_lines_for_a_configuration(
+    served: tuple[Command, str], tiny_pair: tuple[Path, Path]
+) -> None:
+    command, out = served
+    urls = {name: f"http://127.0.0.1:{port}" for name, port in command.ports.items()}
+    assert f"theta    {urls['theta']}\nteacher  {urls['teacher']}\n" in out
+    teacher, theta = map(str, tiny_pair)
+    assert yaml.safe_load(out[out.index("models:") :]) == {
+        "models": {
+            "theta": {"model": theta, "url": urls["theta"]},
+            "teacher": {"model": teacher, "url": urls["teacher"]},
+        }
+    }
+    *waiting, ready = command.stderr.splitlines()
+    assert waiting[0].startswith("starting theta and teacher: ")
+    assert ready.startswith("ready in ")
+
+
+def test_two_servers_couple(served: tuple[Command, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    command, _ = served
+    for name, key in VARIABLES.items():
+        monkeypatch.setenv(name, key)
+    theta_url, teacher_url = (f"http://127.0.0.1:{command.ports[name]}" for name in ("theta", "teacher"))
+    with DualSampler(backend="http", theta_url=theta_url, teacher_url=teacher_url) as sampler:
+        prompt = DualPrompt(teacher="2 + 2 = 4", theta="2 + 2 = ", id="a")
+        (out,) = sampler.generate([prompt], SamplingConfig(max_tokens=4))
+    assert len(out.token_ids) == 4 or out.finish_reason == "eos"
+
+
+def test_a_server_has_the_options_it_was_asked_for(served: tuple[Command, str]) -> None:
+    command, _ = served
+    for name, key in KEYS.items():
+        url = f"http://127.0.0.1:{command.ports[name]}"
+        cards = httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"}).json()["data"]
+        assert cards[0]["max_model_len"] == 256
+        (cache,) = [
+            line for line in httpx.get(f"{url}/metrics").text.splitlines() if line.startswith("vllm:cache_config_info{")
+        ]
+        assert 'enable_prefix_caching="True"' in cache
+        asked = {"model": cards[0]["id"], "prompt": [1], "max_tokens": 1, "logprobs": 41}
+        answer = httpx.post(f"{url}/v1/completions", json=asked, headers={"Authorization": f"Bearer {key}"})
+        assert answer.status_code == 400
+        assert "max allowed: 40" in answer.text
+
+
+def test_each_server_demands_its_own_key(served: tuple[Command, str]) -> None:
+    command, _ = served
+    url = f"http://127.0.0.1:{command.ports['theta']}/v1/models"
+    assert httpx.get(url).status_code == 401
+    assert httpx.get(url, headers={"Authorization": f"Bearer {KEYS['teacher']}"}).status_code == 401
+    assert httpx.get(url, headers={"Authorization": f"Bearer {KEYS['theta']}"}).status_code == 200
+
+
+def test_no_key_is_shown(served: tuple[Command, str]) -> None:
+    command, out = served
+    lines = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
+    assert sum(f"--port={port}" in line for port in command.ports.values() for line in lines) >= 2
+    shown = "\n".join([*lines, out, command.stderr, command.log("theta"), command.log("teacher")])
+    for key in KEYS.values():
+        assert key not in shown
+
+
+def test_the_logs_hold_no_request(served: tuple[Command, str]) -> None:
+    command, _ = served
+    for name in KEYS:
+        assert "Application startup complete" in command.log(name)
+        assert "GET /" not in command.log(name)
+
+
+def test_ctrl_c_stops_both_and_is_a_normal_end(served: tuple[Command, str]) -> None:
+    command, _ = served
+    processes = command.descendants()
+    assert len(processes) >= 6  # guard, server, engine, twice
+    command.process.send_signal(signal.SIGINT)
+    assert command.process.wait(STOP_S) == 0
+    assert command.stderr.endswith("both servers are stopped\n")
+    assert "Traceback" not in command.stderr
+    assert_gone(processes, command.ports)
+
+
+def test_kill_9_while_they_start_leaves_nothing(tmp_path: Path, tiny_pair: tuple[Path, Path]) -> None:
+    command = start(tmp_path, tiny_pair)
+    try:
+        deadline = time.monotonic() + START_S
+        while len(processes := command.descendants()) < 4:  # each guard has started its server
+            assert command.process.poll() is None, command.stderr
+            assert time.monotonic() < deadline, command.stderr
+            time.sleep(0.2)
+    finally:
+        command.kill()
+    assert_gone(processes, command.ports)
+
+
+def test_sigterm_counts_as_ctrl_c() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), _sigterm_as_ctrl_c():
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"theta_port": 70000}, "--theta-port: 70000 is not allowed"),
+        ({"gpu_memory_utilization": 1.5}, "--gpu-memory-utilization: 1.5 is not allowed"),
+        ({"max_model_len": 2}, "--max-model-len: 2 is not allowed"),
+        ({"dtype": "int4"}, "--dtype: 'int4' is not allowed"),
+    ],
+)
+def test_a_wrong_option_is_named(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        _config(argparse.Namespace(**arguments("a", "b", **given)))

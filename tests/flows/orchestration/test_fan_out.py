@@ -1,0 +1,105 @@
+"""What has become of shards is read off the run's folder; tests/flows/production has the rest, with workers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import flows.orchestration.fan_out
+from flows.orchestration.fan_out import FanOut
+from sampling.errors import EngineError
+from tasks.config import PipelineConfig
+from tasks.run.folder import RunFolder
+from tasks.run.parts import read_parts
+from tasks.run.progress import Progress
+from tasks.worker.shard import complete, give_up
+from tests.tasks.runs import make_config, make_row, make_run, sample
+
+IDS = [make_row(i).id for i in range(8)]
+
+
+class Runs:
+    """Stands for Prefect's side, where no run is ever alive: each that is started completes what it finds."""
+
+    deployment, pool = "sample-shards/sample-shards", "gpu"
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self.num_started = 0
+
+    def num_workers(self) -> int:
+        return 1
+
+    def read(self) -> list[None]:
+        return []
+
+    def start(self) -> None:
+        self.num_started += 1
+        for index in {0, 1} - self._folder.ended_shards():
+            complete(self._folder.shard(index), 1, read_parts(self._folder.shard(index).parts))
+
+    def withdraw(self) -> list[None]:
+        return []
+
+    def cancel(self) -> None:
+        self.num_started = -1
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PipelineConfig:
+    monkeypatch.setattr(flows.orchestration.fan_out, "POLL_S", 0.01)
+    monkeypatch.setattr(flows.orchestration.fan_out, "ASK_S", 0.0)
+    return make_config(tmp_path)
+
+
+@pytest.fixture
+def folder(config: PipelineConfig) -> RunFolder:
+    """Two shards that were sampled by runs of which no beat is left."""
+    folder, _ = make_run(config, [make_row(i) for i in range(8)])
+    for index in range(2):
+        sample(folder, config, index, IDS[4 * index : 4 * index + 4])
+    return folder
+
+
+def test_a_complete_shard_needs_nobody_who_says_so(config: PipelineConfig, folder: RunFolder) -> None:
+    runs, seen = Runs(folder), dict[int, Progress]()
+    summaries = FanOut(config, folder, runs, seen.__setitem__, lambda num: None).sample(2)  # type: ignore[arg-type]
+    assert [summary.num_rows for summary in summaries] == [4, 4]
+    assert runs.num_started == 0
+    assert seen == {0: Progress(4, 0), 1: Progress(4, 0)}
+
+
+@pytest.mark.parametrize("damage", ["table", "summary of another"])
+def test_a_damaged_shard_is_made_again(config: PipelineConfig, folder: RunFolder, damage: str) -> None:
+    shard, whole = folder.shard(0), folder.shard(0).table.read_bytes()
+    if damage == "table":
+        shard.table.write_bytes(whole[:100] + b"?" + whole[101:])
+    else:
+        shard.summary.write_bytes(folder.shard(1).summary.read_bytes())
+    runs = Runs(folder)
+    FanOut(config, folder, runs, lambda index, now: None, lambda num: None).sample(2)  # type: ignore[arg-type]
+    assert runs.num_started == 1
+    assert shard.table.read_bytes() == whole
+
+
+def test_a_shard_that_was_given_up_gets_another_chance(config: PipelineConfig, folder: RunFolder) -> None:
+    folder.shard(1).summary.unlink()
+    give_up(folder.shard(1), EngineError("no memory"))
+    runs = Runs(folder)
+    assert len(FanOut(config, folder, runs, lambda index, now: None, lambda num: None).sample(2)) == 2  # type: ignore[arg-type]
+    assert runs.num_started == 1
+
+
+def test_one_that_is_given_up_now_is_named(config: PipelineConfig, folder: RunFolder) -> None:
+    folder.shard(1).summary.unlink()
+    runs = Runs(folder)
+
+    def start() -> None:
+        give_up(folder.shard(1), EngineError("shard 00001: no memory"))
+
+    runs.start = start  # type: ignore[method-assign]
+    fan_out = FanOut(config, folder, runs, lambda index, now: None, lambda num: None)  # type: ignore[arg-type]
+    with pytest.raises(EngineError, match=r"shard 00001: no memory \(on .*\); every other shard is kept"):
+        fan_out.sample(2)
+    assert folder.shard(0).summary.exists()

@@ -1,0 +1,92 @@
+"""The local folder of a model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sampling import ModelConfig
+from sampling.config import DummyModel
+from sampling.errors import ModelError
+from sampling.models.folder import eos_ids, load_config, weights_bytes
+
+
+def test_facts_of_a_folder(tiny_pair: tuple[Path, Path]) -> None:
+    model = ModelConfig(model=str(tiny_pair[0]))
+    assert eos_ids(model) == {256}
+    assert load_config(model).num_hidden_layers == 2
+    file = tiny_pair[0] / "model.safetensors"
+    header = int.from_bytes(file.read_bytes()[:8], "little")
+    assert weights_bytes(model) == file.stat().st_size - 8 - header
+    assert weights_bytes(model, 2) * 2 == weights_bytes(model)
+    assert weights_bytes(DummyModel(model=model.model)) == weights_bytes(model)
+
+
+def test_quantised_weights_keep_their_size(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    shutil.copy(tiny_pair[0] / "config.json", tmp_path)
+    tensors = {"a": torch.zeros(8, dtype=torch.int8), "b": torch.zeros(4, dtype=torch.int32),
+               "c": torch.zeros(3, dtype=torch.float8_e4m3fn), "d": torch.zeros(5, dtype=torch.bfloat16)}  # fmt: skip
+    save_file(tensors, tmp_path / "model.safetensors")
+    model = ModelConfig(model=str(tmp_path))
+    assert weights_bytes(model) == 8 + 16 + 3 + 10
+    assert weights_bytes(model, 4) == 8 + 16 + 3 + 20
+
+
+def test_files_beside_an_index_do_not_count(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_pair[0], tmp_path / "model")
+    model = ModelConfig(model=str(folder))
+    before = weights_bytes(model)
+    again = {f"layers.{name}": tensor for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(again, folder / "consolidated.safetensors")
+    assert weights_bytes(model) == 2 * before
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "model.safetensors", "b": "model.safetensors"}}))
+    assert weights_bytes(model) == before
+    index.write_text("[]")
+    with pytest.raises(ModelError, match="is no index of weights"):
+        weights_bytes(model)
+
+
+def test_a_cut_file_is_named(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_pair[0], tmp_path / "model")
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ModelError, match=r"model\.safetensors cannot be read: .*; fetch it again"):
+        weights_bytes(ModelConfig(model=str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("generation", "config", "expected"),
+    [
+        ({"eos_token_id": [3, 5]}, 7, {3, 5}),
+        ({"eos_token_id": 3}, 7, {3}),
+        ({}, 7, {7}),
+        (None, 7, {7}),
+        (None, None, set()),
+    ],
+)
+def test_eos_ids_come_from_the_generation_config_first(
+    generation: dict[str, object] | None,
+    config: int | None,
+    expected: set[int],
+    tiny_pair: tuple[Path, Path],
+    tmp_path: Path,
+) -> None:
+    facts = json.loads((tiny_pair[0] / "config.json").read_text())
+    facts["eos_token_id"] = config
+    (tmp_path / "config.json").write_text(json.dumps(facts))
+    if generation is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps(generation))
+    assert eos_ids(ModelConfig(model=str(tmp_path))) == expected
+
+
+def test_a_broken_config_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{not json")
+    with pytest.raises(ModelError) as caught:
+        load_config(ModelConfig(model=str(tmp_path)))
+    assert "\n" not in str(caught.value)

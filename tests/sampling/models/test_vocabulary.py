@@ -1,0 +1,55 @@
+"""The vocabulary that two models must share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sampling import ModelConfig
+from sampling.errors import ConfigurationError, ModelError, VocabularyMismatchError
+from sampling.models.vocabulary import check_stop_ids, check_vocabularies, load_tokenizer
+from tests.tiny import byte_tokenizer
+
+
+def test_one_tokenizer_shares_all_its_ids() -> None:
+    assert check_vocabularies(byte_tokenizer(), byte_tokenizer()) == 257
+
+
+def test_ids_past_the_shorter_vocabulary_are_left_out() -> None:
+    longer = byte_tokenizer()
+    longer.add_tokens(["<tool>", "<think>"])
+    assert check_vocabularies(byte_tokenizer(), longer) == 257
+    assert check_vocabularies(longer, byte_tokenizer()) == 257
+
+
+def test_disagreement_names_the_first_differing_ids() -> None:
+    with pytest.raises(VocabularyMismatchError, match=r"id 256 is '<tool>' in theta, '<\|endoftext\|>' in the teacher"):
+        check_vocabularies(byte_tokenizer(("<tool>",)), byte_tokenizer())
+
+
+def test_a_folder_without_tokenizer_files_is_an_error(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """For some architectures transformers makes up a tokenizer that knows its special tokens alone."""
+    config = json.loads((tiny_pair[0] / "config.json").read_text()) | {"model_type": "qwen2"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"no tokenizer that knows a word; fetch its tokenizer\.json"):
+        load_tokenizer(ModelConfig(model=str(tmp_path)))
+
+
+def test_ids_that_no_row_can_draw_end_nothing() -> None:
+    check_stop_ids((0, 256), 257)
+    with pytest.raises(ConfigurationError, match=r"stop_token_ids \[-1, 257\] are no ids .* \(0 to 256\)"):
+        check_stop_ids((-1, 3, 257), 257)
+
+
+def test_a_folder_without_model_or_tokenizer_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        load_tokenizer(ModelConfig(model=str(tmp_path)))
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ModelError):
+        load_tokenizer(ModelConfig(model=str(tmp_path)))
+    with pytest.raises(ModelError, match="neither a folder here nor to be had from the Hub"):
+        load_tokenizer(ModelConfig(model="nobody/no-such-model"))
+    with pytest.raises(ModelError, match="no model folder"):
+        load_tokenizer(ModelConfig(model="/no/such/folder/here"))

@@ -1,0 +1,65 @@
+"""The sandbox: what a template cannot do."""
+
+from __future__ import annotations
+
+import jinja2
+import pytest
+
+from sampling.prompts.sandbox import SANDBOX, Null
+
+FIELDS = {"text": "ab", "gone": Null(name="gone"), "deep": {"null": None}, "turns": [{"role": "user"}]}
+
+
+def render(source: str) -> str:
+    return SANDBOX.from_string(source).render(FIELDS)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ range(9) }}",
+        "{% for i in range(1000000000) %}x{% endfor %}",
+        "{{ lipsum(1000) }}",
+        "{{ cycler('a') }}",
+        "{{ 'a' * 1000000000 }}",
+        "{{ turns * 1000000000 }}",
+        "{{ 10 ** 1000000 }}",
+        "{{ '%1000000000d' % 1 }}",
+        "{{ '{:1000000000}'.format(1) }}",
+        "{{ text.ljust(1000000000) }}",
+        "{{ text | attr('zfill') }}",
+        "{{ text | center(1000000000) }}",
+        "{{ text | indent(1000000000) }}",
+        "{{ text | batch(1000000000, text) | list }}",
+        "{{ ''.__class__.__mro__ }}",
+        "{{ self.__init__.__globals__ }}",
+        "{{ turns.append(1) }}",
+        "{% include 'secrets.txt' %}",
+        "{% import 'os' as os %}",
+        "{{ missing }}",
+        "{{ text.missing }}",
+        "{{ gone }}",
+        "{{ gone | upper }}",
+        "{{ gone | trim }}",
+        "{{ 'x' ~ gone }}",
+        "{{ deep.null }}",
+        "{{ none }}",
+    ],
+)
+def test_is_refused(source: str) -> None:
+    with pytest.raises((jinja2.TemplateError, TypeError)):
+        render(source)
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("{{ text }}\n", "ab\n"),  # the last newline stays: a prompt is what its author wrote
+        ("{{ text | upper }}{{ text | length * 3 }}{{ 7 % 4 }}", "AB63"),
+        ("{% if gone %}yes{% else %}no{% endif %}{{ gone | default('none') }}", "nonone"),
+        ("{% for turn in turns %}{{ turn.role }}{% endfor %}", "user"),
+        ("{{ '<b>' }}", "<b>"),
+    ],
+)
+def test_what_prompts_need_works(source: str, text: str) -> None:
+    assert render(source) == text

@@ -1,0 +1,137 @@
+"""A pair of servers on this machine: what is refused before a start, what a server's end does to the other."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from sampling.config import ModelConfig
+from sampling.errors import ConfigurationError, EngineDiedError, OutputError, VocabularyMismatchError
+from sampling.processes.guard import GRACE_S
+from sampling.served import serving
+from sampling.served.serving import ServingConfig
+from tests.sampling.served.servers import free_port
+from tests.tiny import byte_tokenizer, make_model
+
+
+def config_of(pair: tuple[Path, Path], folder: Path, **given: Any) -> ServingConfig:
+    """Small servers on free ports."""
+    values = {
+        "theta": ModelConfig(model=str(pair[1]), max_model_len=256),
+        "teacher": ModelConfig(model=str(pair[0]), max_model_len=256),
+        "theta_port": free_port(),
+        "teacher_port": free_port(),
+        "logs": folder / "logs",
+    }
+    return ServingConfig(**{**values, **given})
+
+
+@pytest.fixture(autouse=True)
+def others() -> Iterator[None]:
+    """Servers of other tests run beside these."""
+    OTHERS.update(psutil.Process().children(recursive=True))
+    yield
+    OTHERS.clear()
+
+
+OTHERS: set[psutil.Process] = set()
+
+
+def children() -> list[psutil.Process]:
+    """What this test has started."""
+    return [process for process in psutil.Process().children(recursive=True) if process not in OTHERS]
+
+
+def assert_ended(processes: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=1.0)
+    # a container's init may reap nothing
+    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_taken_port_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    nowhere = ModelConfig(model=str(tmp_path / "nowhere"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        config = config_of((tmp_path, tmp_path), tmp_path, theta=nowhere, teacher=nowhere, teacher_port=port)
+        with pytest.raises(ConfigurationError, match=f"teacher's server cannot listen at 127.0.0.1 port {port}: Addr"):
+            serving.Servers(config)
+    assert not config.logs.exists()
+
+
+def test_one_port_does_not_serve_two(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    port = free_port()
+    with pytest.raises(ConfigurationError, match=f"cannot both have port {port}"):
+        serving.Servers(config_of(tiny_pair, tmp_path, theta_port=port, teacher_port=port))
+
+
+def test_a_mistaken_pair_is_refused_before_a_start(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    other = make_model(tmp_path / "other", seed=5, tokenizer=byte_tokenizer(("<|x|>",)))
+    config = config_of(tiny_pair, tmp_path, theta=ModelConfig(model=str(other)))
+    with pytest.raises(VocabularyMismatchError):
+        serving.Servers(config)
+    assert not config.logs.exists()
+
+
+def test_a_folder_for_logs_that_cannot_be(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "logs").write_text("a file")
+    with pytest.raises(OutputError, match="logs cannot be written"):
+        serving.Servers(config_of(tiny_pair, tmp_path))
+    assert not children()
+
+
+def test_a_server_that_cannot_start_names_its_log(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    theta = ModelConfig(model=str(tiny_pair[1]), quantization="gptq")  # its config.json names none
+    config = config_of(tiny_pair, tmp_path, theta=theta)
+    with pytest.raises(EngineDiedError) as caught, serving.serving(config):
+        pass
+    assert str(caught.value).startswith(f"theta's server ended with exit code 1; {config.logs}/theta.log ends: ")
+    log = (config.logs / "theta.log").read_text().strip()
+    assert "gptq" in log
+    assert log.splitlines()[-1].strip() in str(caught.value)
+    assert not children()
+
+
+def test_a_server_that_is_killed_takes_the_other_with_it(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    config = config_of(tiny_pair, tmp_path)
+    started: list[psutil.Process] = []
+
+    def kill_teacher(names: Sequence[str], elapsed_s: float) -> None:
+        assert names == ["theta", "teacher"]
+        started[:] = children()
+        for process in started:
+            command = process.cmdline()
+            if (
+                f"--port={config.teacher_port}" in command and "sampling.processes.guard" not in command
+            ):  # not its guard
+                process.kill()
+
+    with pytest.raises(EngineDiedError, match="teacher's server ended by SIGKILL"):
+        serving.Servers(config, kill_teacher)
+    assert len(started) >= 3
+    assert_ended(started)
+
+
+def test_a_guard_kills_what_does_not_end_by_itself() -> None:
+    stubborn = "trap '' TERM; sleep 1000 & echo ready; wait; sleep 1000"
+    guard = subprocess.Popen(
+        [sys.executable, "-m", "sampling.processes.guard", "sh", "-c", stubborn],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert guard.stdin is not None
+    assert guard.stdout is not None
+    assert guard.stdout.readline() == b"ready\n"
+    processes = children()
+    assert len(processes) == 3
+    guard.stdin.close()  # what our death does, too
+    assert guard.wait(GRACE_S + 30) == 128 + signal.SIGKILL
+    assert_ended(processes)
+    guard.stdout.close()

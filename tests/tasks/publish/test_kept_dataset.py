@@ -1,0 +1,80 @@
+"""A dataset's way into an object store: nobody else's objects are touched, and it exists once its manifest does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sampling.errors import OutputError
+from tasks.run.folder import MANIFEST, RunFolder
+from tasks.store.durable import write_json
+from tasks.store.mirror import Mirror
+from tests.tasks.store.s3 import S3Server, s3_server
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[S3Server]:
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def folder(server: S3Server, tmp_path: Path) -> RunFolder:
+    """A run whose dataset is ready in its scratch folder."""
+    mirror = Mirror(f"{server.root}/{tmp_path.name}", tmp_path, server.options)
+    folder = RunFolder(tmp_path, "d", "v1", {}, mirror)
+    folder.work.mkdir(parents=True)
+    (folder.published / "data").mkdir(parents=True)
+    (folder.published / "data" / "rows").write_bytes(b"rows")
+    files = [{"path": "data/rows", "num_bytes": 4, "sha256": "0" * 64}]
+    write_json(folder.published / MANIFEST, {"run_id": folder.run_id, "identity": {}, "files": files})
+    return folder
+
+
+def lost() -> None:
+    raise OutputError("taken over")
+
+
+def test_it_is_there_whole(folder: RunFolder) -> None:
+    calls: list[int] = []
+    folder.upload_dataset(folder.published, lambda: calls.append(1))
+    assert folder.find_published() is not None
+    assert len(calls) == 2  # before anything is touched, and before it exists
+    assert (folder.published / MANIFEST).exists()
+
+
+def test_what_somebody_else_has_put_there_stays(folder: RunFolder) -> None:
+    assert folder.mirror is not None
+    folder.mirror.write(folder.published / "precious", b"data")
+    with pytest.raises(OutputError, match=r"s3://.*/d/v1 holds no manifest.json; move it away"):
+        folder.find_published()
+
+
+def test_what_an_upload_of_this_run_has_left_is_replaced(folder: RunFolder) -> None:
+    assert folder.mirror is not None
+    calls: list[int] = []
+
+    def lost_at_the_end() -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            lost()
+
+    with pytest.raises(OutputError, match="taken over"):
+        folder.upload_dataset(folder.published, lost_at_the_end)
+    assert set(folder.mirror.listing(folder.published)) == {"data/rows"}
+    manifest = (folder.published / MANIFEST).read_bytes()
+    assert folder.find_published() is None  # no dataset, and no foreign one either
+    (folder.published / MANIFEST).write_bytes(manifest)
+    folder.upload_dataset(folder.published, lambda: None)
+    assert folder.find_published() is not None
+
+
+def test_a_run_that_lost_its_lock_touches_nothing(folder: RunFolder) -> None:
+    assert folder.mirror is not None
+    folder.upload_dataset(folder.published, lambda: None)
+    before = folder.mirror.listing(folder.published)
+    with pytest.raises(OutputError, match="taken over"):
+        folder.upload_dataset(folder.published, lost)
+    assert folder.mirror.listing(folder.published) == before

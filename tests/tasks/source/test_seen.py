@@ -1,0 +1,53 @@
+"""Keys seen: counted exactly, in memory that their number does not move."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sampling.errors import OutputError
+from tasks.source.seen import Seen
+
+KEYS = st.lists(st.binary(max_size=2) | st.text(max_size=2))
+
+
+@settings(deadline=None, max_examples=50)
+@given(KEYS)
+def test_a_key_counts_how_often_it_came_before(keys: list[bytes | str]) -> None:
+    before: Counter[bytes | str] = Counter()
+    with Seen() as seen:
+        for key in keys:
+            assert seen.add(key) == before[key]
+            before[key] += 1
+
+
+def test_two_counts_know_nothing_of_each_other() -> None:
+    with Seen() as first, Seen() as second:
+        assert [first.add(b"a"), first.add(b"a"), second.add(b"a")] == [0, 1, 0]
+
+
+def test_memory_does_not_grow_with_the_keys() -> None:
+    """300,000 keys of 1 KB, which would be 300 MB, in a process of its own."""
+    code = (
+        "import resource\n"
+        "from tasks.source.seen import Seen\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak()\n"
+        "with Seen() as seen:\n"
+        "    assert not any(seen.add(i.to_bytes(1000, 'big')) for i in range(300_000))\n"
+        "print(peak() - before >> 10)\n"
+    )
+    grown_mb = int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout)
+    assert grown_mb < 120  # the cache of 64 MB with what SQLite keeps beside it
+
+
+def test_a_full_disk_is_said() -> None:
+    with Seen() as seen:
+        seen._database.execute("PRAGMA max_page_count = 2")
+        with pytest.raises(OutputError, match=r"cannot grow .* SQLITE_TMPDIR"):
+            any(seen.add(i.to_bytes(16, "big")) for i in range(10_000))

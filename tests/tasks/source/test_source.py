@@ -1,0 +1,142 @@
+"""What a source's configuration finds, and how it is fingerprinted."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sampling.errors import SourceError
+from tasks.config import SourceConfig
+from tasks.source.readers import SourceRow
+from tasks.source.source import open_source
+
+
+def write(path: Path, *texts: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return path
+
+
+def texts_of(path: str | tuple[str, ...]) -> list[Any]:
+    rows = open_source(SourceConfig(path=path)).rows()
+    return [row.fields["text"] for row in rows if isinstance(row, SourceRow)]
+
+
+def test_folders_globs_and_lists(tmp_path: Path) -> None:
+    write(tmp_path / "b.jsonl", "b")
+    write(tmp_path / "a.jsonl", "a")
+    write(tmp_path / "deep" / "er" / "c.jsonl", "c")
+    write(tmp_path / ".hidden" / "d.jsonl", "d")
+    (tmp_path / "deep" / "z.jsonl.gz").write_bytes(gzip.compress(b'{"text": "z"}\n'))
+    (tmp_path / "README.md").write_text("no data")
+    root = str(tmp_path)
+    assert texts_of(root) == ["a", "b", "c", "z"]
+    assert texts_of(f"{root}/*") == ["a", "b"]
+    assert texts_of(f"{root}/**/*.jsonl") == ["a", "b", "c"]
+    assert texts_of((f"{root}/b.jsonl", f"{root}/*.jsonl")) == ["b", "a"]  # in the order given, each once
+    source = open_source(SourceConfig(path=root))
+    assert source.files == tuple(
+        f"{root}/{name}" for name in ("a.jsonl", "b.jsonl", "deep/er/c.jsonl", "deep/z.jsonl.gz")
+    )
+    assert list(source.rows()) == list(source.rows())  # each call starts afresh
+
+
+def test_a_file_whose_name_looks_like_a_glob(tmp_path: Path) -> None:
+    assert texts_of(str(write(tmp_path / "a[1].jsonl", "x"))) == ["x"]
+
+
+def test_relative_and_home_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a.jsonl", "a")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert texts_of("a.jsonl") == texts_of("~/a.jsonl") == texts_of("*.jsonl") == texts_of(".") == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("nope.jsonl", "'nope.jsonl' does not exist; looked for /.*/nope.jsonl"),
+        ("nope/*.jsonl", "matches no data file in /.*; looked for .json, .jsonl"),
+        ("empty", "is a folder without data files; looked for .json, .jsonl"),
+        ("notes.md", "has no format known: .json, .jsonl, .*parquet, .txt, each also with .gz"),
+        ("mixed", r"several formats \(1 json, 2 parquet\); .* such as 'mixed/\*\*/\*\.parquet\*'"),
+        ((), "source.path is an empty list"),
+    ],
+)
+def test_what_is_not_there_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str | tuple[str, ...], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("notes.md", "empty/notes.md", "mixed/manifest.json", "mixed/data/a.parquet", "mixed/data/b.parquet"):
+        write(tmp_path / name)
+    with pytest.raises(SourceError, match=message) as caught:
+        open_source(SourceConfig(path=path))
+    assert "\n" not in str(caught.value)
+
+
+def fingerprint(**config: Any) -> str:
+    return open_source(SourceConfig(**config)).fingerprint
+
+
+def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
+    first, second = write(tmp_path / "a.jsonl", "a"), write(tmp_path / "b.jsonl", "b")
+    copies = [write(tmp_path / "copy" / "x.jsonl", "a"), write(tmp_path / "copy" / "y.jsonl", "b")]
+    base = fingerprint(path=(str(first), str(second)))
+    assert len(base) == 32
+    assert int(base, 16) >= 0
+    assert fingerprint(path=tuple(map(str, copies))) == base
+    different = [
+        fingerprint(path=(str(second), str(first))),
+        fingerprint(path=str(first)),
+        fingerprint(path=(str(first), str(second)), limit=1),
+        fingerprint(path=(str(first), str(write(tmp_path / "changed.jsonl", "B")))),
+        fingerprint(path=(str(first), str(write(tmp_path / "b.txt", "b")))),  # the same bytes, other rows
+    ]
+    assert len({base, *different}) == 6
+
+
+# --- the Hub, without a network: `datasets` reads a local folder by the same code ---
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> str:
+    (tmp_path / "hub" / "data").mkdir(parents=True)
+    table = pa.table({"question": ["1+1?", "2+2?"], "answer": ["#### 2", "#### 4"]})
+    pq.write_table(table, tmp_path / "hub" / "data" / "train-00000-of-00001.parquet")
+    return str(tmp_path / "hub")
+
+
+def test_a_hub_dataset_is_streamed(hub: str) -> None:
+    source = open_source(SourceConfig(hub=hub))
+    assert source.files == (f"hf://datasets/{hub}",)
+    assert list(source.rows()) == [
+        SourceRow(f"{hub}:1", {"question": "1+1?", "answer": "#### 2"}),
+        SourceRow(f"{hub}:2", {"question": "2+2?", "answer": "#### 4"}),
+    ]
+    assert list(source.rows()) == list(source.rows())
+    assert fingerprint(hub=hub) == source.fingerprint != fingerprint(hub=hub, limit=1)
+
+
+def test_a_split_that_is_not_there(hub: str) -> None:
+    with pytest.raises(SourceError, match="cannot be opened: Bad split: tset") as caught:
+        open_source(SourceConfig(hub=hub, split="tset"))
+    assert "\n" not in str(caught.value)
+
+
+def test_offline_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import datasets
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        SourceError, match="'org/name' is not in the local cache and HF_HUB_OFFLINE is set; unset"
+    ) as caught:
+        open_source(SourceConfig(hub="org/name"))
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,89 @@
+"""Batches of a bounded size, whatever the files' row groups."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sampling.record import RECORD_SCHEMA
+from tests.validations.tables import made_rows, to_table, written
+from validations.measure.reading import PROMPT_COLUMNS, read_batches
+
+TABLE = to_table(made_rows(30))
+
+
+def ids(batches: list[pa.Table]) -> list[str]:
+    return [row for batch in batches for row in batch["id"].to_pylist()]
+
+
+@pytest.mark.parametrize("row_group_size", [1, 7, 30])
+def test_every_row_once_in_its_order(tmp_path: Path, row_group_size: int) -> None:
+    paths = written(tmp_path, TABLE.slice(0, 11), TABLE.slice(11, 0), TABLE.slice(11), row_group_size=row_group_size)
+    for batch_bytes in (1, 20_000, 1 << 30):
+        batches = list(read_batches(paths, batch_bytes))
+        assert ids(batches) == TABLE["id"].to_pylist()
+        assert all(len(batch) for batch in batches)
+        assert max(map(len, batches)) <= row_group_size
+
+
+def test_a_batch_is_about_as_large_as_asked(tmp_path: Path) -> None:
+    paths = written(tmp_path, pa.concat_tables([TABLE] * 20))
+    size = pq.read_metadata(paths[0]).row_group(0).total_byte_size
+    batches = list(read_batches(paths, size // 6))
+    assert 6 <= len(batches) <= 8
+    assert len(list(read_batches(paths, 1))) == 600
+    assert len(list(read_batches(paths))) == 1
+
+
+def test_only_what_is_judged_is_read(tmp_path: Path) -> None:
+    extra = TABLE.append_column("junk", pa.array(["x"] * 30)).append_column("id.junk", pa.array(["x"] * 30))
+    (batch,) = read_batches(written(tmp_path, extra))
+    assert {*RECORD_SCHEMA.names, *PROMPT_COLUMNS} <= set(batch.column_names)
+    assert "junk" not in batch.column_names
+    (batch,) = read_batches(written(tmp_path, TABLE.drop_columns(["example", "messages"])))
+    assert set(batch.column_names) == {*RECORD_SCHEMA.names, "theta_prompt", "teacher_prompt"}
+
+
+TURN = pa.struct([("role", pa.string()), ("content", pa.string())])
+TEXTS = pa.struct([("question", pa.string()), ("more", pa.int64())])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "value", "is_read"),
+    [
+        ("theta_prompt", pa.large_string(), "a", True),
+        ("theta_prompt", pa.int64(), 3, False),
+        ("teacher_prompt", pa.list_(pa.int64()), [3], False),
+        ("teacher_prompt", pa.binary(), b"\xff", False),
+        ("example", TEXTS, {"question": "a", "more": 3}, True),
+        ("example", pa.struct([("question", pa.null())]), {"question": None}, True),
+        ("example", pa.struct([("question", pa.int64())]), {"question": 3}, False),
+        ("example", pa.string(), "a", False),
+        ("example", pa.list_(TEXTS), [], False),
+        ("messages", pa.large_list(TURN), [], True),
+        ("messages", pa.list_(pa.string()), ["a"], False),
+        ("messages", pa.list_(pa.struct([("from", pa.string())])), [], False),
+        ("messages", pa.list_(pa.struct([("content", pa.list_(pa.string()))])), [], False),
+        ("messages", TURN, {}, False),
+    ],
+)
+def test_a_foreign_column_of_that_name_is_no_prompt(
+    tmp_path: Path, name: str, kind: pa.DataType, value: Any, is_read: bool
+) -> None:
+    place = TABLE.schema.get_field_index(name)
+    table = TABLE.set_column(place, pa.field(name, kind), pa.array([value] * 30, kind))
+    (batch,) = read_batches(written(tmp_path, table))
+    assert (name in batch.column_names) == is_read
+
+
+def test_a_column_that_is_there_twice_is_no_prompt(tmp_path: Path) -> None:
+    (batch,) = read_batches(written(tmp_path, TABLE.append_column("theta_prompt", TABLE["theta_prompt"])))
+    assert "theta_prompt" not in batch.column_names
+
+
+def test_no_files() -> None:
+    assert list(read_batches([])) == []

@@ -1,0 +1,148 @@
+"""Sums by bin over a dataset's tokens: what the report's plots are drawn from."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sampling.results import FALLBACK, MIXED
+from validations.measure.aggregates import ByPosition, Correctness, Histogram
+from validations.measure.tokens import Tokens
+
+SHARES = np.linspace(0.0, 1.0, 51)
+LOG10_KL_ERROR = np.linspace(-20.0, 0.0, 41)  # nats; an error of exactly 0 is counted in the first bin
+LOG10_ESS_RATIO = np.linspace(-6.0, 6.0, 49)
+MAX_POSITION = 1 << 20
+NUM_LENGTHS = 40
+NUM_ALPHAS = 10
+LEAST_TOKENS = 100  # fewer at a position say nothing of its rate
+
+
+def _position_starts() -> np.ndarray:
+    """0 to 31 one by one, then ranges that grow by a tenth: 140 to a million."""
+    starts = list(range(32))
+    while starts[-1] < MAX_POSITION:
+        starts.append(max(starts[-1] + 1, round(starts[-1] * 1.1)))
+    return np.array(starts)
+
+
+STARTS = _position_starts()
+SUMS = ("num_tokens", "num_mixed", "num_fallback", "alpha", "alpha_squared", "js", "overlap_mass")
+
+
+class TokenHistograms:
+    """Adds up batches; its size does not depend on theirs."""
+
+    def __init__(self) -> None:
+        self._alpha = np.zeros(len(SHARES) - 1, dtype=np.int64)
+        self._kl_error = np.zeros(len(LOG10_KL_ERROR) - 1, dtype=np.int64)
+        self._overlap = np.zeros(len(SHARES) - 1, dtype=np.int64)
+        self._ess = np.zeros(len(LOG10_ESS_RATIO) - 1, dtype=np.int64)
+        self._sums = {name: np.zeros(len(STARTS)) for name in SUMS}
+        self._lengths: dict[str, np.ndarray] = {}  # completions by their number of tokens
+        self._graded = np.zeros((2, NUM_ALPHAS), dtype=np.int64)  # right ones, all
+
+    def add(self, tokens: Tokens) -> None:
+        """Take the tokens of a batch."""
+        mixed = tokens.mode == MIXED
+        alpha = tokens.columns["alpha"].astype(np.float64)  # its squares: as float32 they feign a deviation of 1e-4
+        self._alpha += _counted(alpha[mixed], SHARES)
+        self._overlap += _counted(tokens.columns["overlap_mass"], SHARES)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            self._kl_error += _counted(np.log10(tokens.columns["kl_error"][mixed]), LOG10_KL_ERROR)
+            self._ess += _counted(np.log10(tokens.columns["ess_ratio"][mixed]), LOG10_ESS_RATIO)
+        place = np.searchsorted(STARTS, tokens.position, side="right") - 1
+        mixed_alpha = np.where(mixed, alpha, 0.0)
+        for name, weights in (
+            ("num_tokens", None),
+            ("num_mixed", mixed),
+            ("num_fallback", tokens.mode == FALLBACK),
+            ("alpha", mixed_alpha),
+            ("alpha_squared", mixed_alpha * mixed_alpha),
+            ("js", tokens.columns["js"]),
+            ("overlap_mass", tokens.columns["overlap_mass"]),
+        ):
+            self._sums[name] += np.bincount(place, weights, minlength=len(STARTS))
+
+    def add_lengths(self, reason: str, num_tokens: np.ndarray) -> None:  # [N] int64, ≥ 0
+        """Take the lengths of completions that ended for one reason; longer ones count as 2^20."""
+        counts = np.bincount(np.minimum(num_tokens, MAX_POSITION))  # a foreign 2^31 would take 16 GB
+        before = self._lengths.get(reason, np.zeros(0, dtype=np.int64))
+        size = max(len(before), len(counts))
+        self._lengths[reason] = np.pad(before, (0, size - len(before))) + np.pad(counts, (0, size - len(counts)))
+
+    def add_grades(self, mean_alpha: np.ndarray, correct: np.ndarray) -> None:  # [N] float64, [N] bool
+        """Take completions whose final answer was compared."""
+        place = np.clip(np.nan_to_num(mean_alpha) * NUM_ALPHAS, 0, NUM_ALPHAS - 1).astype(np.int64)
+        self._graded += [np.bincount(place[correct], minlength=NUM_ALPHAS), np.bincount(place, minlength=NUM_ALPHAS)]
+
+    def max_fallback_rate(self) -> float | None:
+        """The largest share of fallback tokens in a range of positions; None where none holds enough tokens."""
+        enough = self._sums["num_tokens"] >= LEAST_TOKENS
+        if not enough.any():
+            return None
+        return float((self._sums["num_fallback"][enough] / self._sums["num_tokens"][enough]).max())
+
+    def histograms(self) -> dict[str, Histogram]:
+        """By the names of `Aggregates`."""
+        return {
+            "alpha": _histogram(SHARES, self._alpha),
+            "log10_kl_error": _histogram(LOG10_KL_ERROR, self._kl_error),
+            "overlap_mass": _histogram(SHARES, self._overlap),
+            "log10_ess_ratio": _histogram(LOG10_ESS_RATIO, self._ess),
+        }
+
+    def lengths(self) -> dict[str, Histogram]:
+        """Tokens a completion, by finish reason."""
+        longest = max((len(counts) - 1 for counts in self._lengths.values()), default=0)
+        edges = np.arange(0, longest + 2) if longest < NUM_LENGTHS else np.linspace(0, longest + 1, NUM_LENGTHS + 1)
+        return {
+            reason: _histogram(edges, np.histogram(np.arange(len(counts)), edges, weights=counts)[0])
+            for reason, counts in self._lengths.items()
+        }
+
+    def by_position(self) -> ByPosition:
+        """Ranges that hold a token."""
+        held = np.flatnonzero(self._sums["num_tokens"])
+        sums = {name: values[held] for name, values in self._sums.items()}
+        mean_alpha = _means(sums["alpha"], sums["num_mixed"])
+        mean_square = _means(sums["alpha_squared"], sums["num_mixed"])
+        deviations = [
+            None if mean is None or square is None else float(np.sqrt(max(0.0, square - mean * mean)))
+            for mean, square in zip(mean_alpha, mean_square, strict=True)
+        ]
+        return ByPosition(
+            starts=STARTS[held].tolist(),
+            stops=np.append(STARTS[1:], 2 * MAX_POSITION)[held].tolist(),
+            num_tokens=sums["num_tokens"].astype(np.int64).tolist(),
+            mean_alpha=mean_alpha,
+            sd_alpha=deviations,
+            mean_js=_means(sums["js"], sums["num_tokens"]),
+            mean_overlap_mass=_means(sums["overlap_mass"], sums["num_tokens"]),
+            fallback_rate=_means(sums["num_fallback"], sums["num_tokens"]),
+        )
+
+    def correctness(self) -> Correctness | None:
+        """None where no answer was compared."""
+        if not self._graded.any():
+            return None
+        correct, judged = self._graded.tolist()
+        return Correctness(np.linspace(0.0, 1.0, NUM_ALPHAS + 1).tolist(), judged, correct)
+
+
+def _counted(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Values by bin [N] int64 of evenly spaced edges; those outside in the outer bins, NaN nowhere."""
+    num = len(edges) - 1
+    values = values[~np.isnan(values)]
+    scaled = (values.astype(np.float64) - edges[0]) * (num / (edges[-1] - edges[0]))
+    return np.bincount(np.clip(scaled, 0, num - 1).astype(np.int64), minlength=num)
+
+
+def _histogram(edges: np.ndarray, counts: np.ndarray) -> Histogram:
+    return Histogram(edges.astype(float).tolist(), counts.astype(np.int64).tolist())
+
+
+def _means(sums: np.ndarray, counts: np.ndarray) -> list[float | None]:
+    return [
+        float(total / count) if count and np.isfinite(total) else None
+        for total, count in zip(sums, counts, strict=True)
+    ]

@@ -1,0 +1,153 @@
+"""One streaming pass over a dataset: each row's figures for the suites, the sums for everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from validations.measure import completions
+from validations.measure.aggregates import Aggregates, Metrics
+from validations.measure.correctness import MAX_JUDGED, Grader
+from validations.measure.histograms import TokenHistograms
+from validations.measure.metadata import DatasetMetadata
+from validations.measure.metrics import MetricSums
+from validations.measure.prompts import PromptMetrics, judge_prompts
+from validations.measure.reading import read_batches
+from validations.measure.sample_rows import SampleRowPicker
+from validations.measure.tokens import Tokens, flatten, judge_tokens, max_kl_error, metrics_match_tokens
+
+
+class DatasetScan:
+    """Reads a dataset once, batch by batch; what stays in memory is 16 bytes a row."""
+
+    def __init__(self, parquet_files: Sequence[Path], facts: DatasetMetadata) -> None:
+        self._files, self._facts = parquet_files, facts
+        num_rows = sum(pq.read_metadata(path).num_rows for path in parquet_files)
+        self._grade_every = max(1, -(-num_rows // MAX_JUDGED))
+        self._num_seen = 0
+        self._sums, self._sketch = MetricSums(), TokenHistograms()
+        self._specimens = SampleRowPicker(num_rows, facts.vocabulary)
+
+    def frames(self) -> Iterator[pd.DataFrame]:
+        """The figures of each batch's rows; a check's column is left out where what it takes is not known."""
+        with Grader() as grader:
+            for table in read_batches(self._files):
+                yield self._add(table, grader)
+
+    def metrics(self) -> Metrics:
+        """Of the whole dataset, after the pass."""
+        metrics = self._sums.metrics(teacher_sees_reference=self._facts.teacher_sees_reference)
+        return metrics | {"fallback_rate_at_position": self._sketch.max_fallback_rate()}
+
+    def first_rows(self) -> dict[str, str]:
+        """The first row that each check of the whole dataset is about, after the pass."""
+        return self._sums.first_rows()
+
+    def aggregates(self) -> Aggregates:
+        """What a report draws, after the pass."""
+        return Aggregates(
+            **self._sketch.histograms(),
+            num_tokens=self._sketch.lengths(),
+            by_position=self._sketch.by_position(),
+            correctness=self._sketch.correctness(),
+            worst=self._specimens.worst(),
+            samples=self._specimens.samples(),
+        )
+
+    def _add(self, table: pa.Table, grader: Grader) -> pd.DataFrame:
+        tokens = flatten(table)
+        prompts = judge_prompts(table, self._facts)
+        rows = measure_rows(table, tokens, prompts, self._facts)
+        grades = self._grade(table, grader)
+        texts = None
+        if "theta_prompt" in table.column_names:
+            texts = completions.text_hashes(_column(table, "theta_prompt"), _column(table, "completion"))
+        keys = pd.util.hash_pandas_object(rows[["id", "sample_idx"]], index=False).to_numpy()
+        self._sums.add_rows(rows, keys, texts)
+        self._sums.add_tokens(tokens)
+        names = [f"row {str(row)[:64]}, sample {k}" for row, k in zip(rows["id"], rows["sample_idx"], strict=True)]
+        self._sums.add_prompts(prompts, names)
+        self._sums.add_flags(rows, names)
+        self._sums.add_grades(list(grades.values()))
+        self._sketch.add(tokens)
+        for reason, ended in rows.groupby("finish_reason"):
+            self._sketch.add_lengths(str(reason), ended["num_tokens"].clip(lower=0).to_numpy())
+        judged = [place for place, grade in grades.items() if grade is not None]
+        right = np.array([grades[place] for place in judged], dtype=bool)
+        self._sketch.add_grades(rows["mean_alpha"].to_numpy()[judged], right)
+        self._specimens.add(table, tokens, rows, grades)
+        self._num_seen += len(table)
+        return rows
+
+    def _grade(self, table: pa.Table, grader: Grader) -> dict[int, bool | None]:
+        """Right, wrong or None by a row's place, for every k-th row that has a final answer."""
+        if "example" not in table.column_names:
+            return {}
+        places = np.arange(-self._num_seen % self._grade_every, len(table), self._grade_every)
+        taken = table.select(["completion", "example"]).take(pa.array(places))
+        pairs = {
+            int(place): (row["completion"] or "", row["example"]["final_answer"])
+            for place, row in zip(places, taken.to_pylist(), strict=True)
+            if row["example"] and row["example"].get("final_answer")
+        }
+        return dict(zip(pairs, grader.grade(list(pairs.values())), strict=True))
+
+
+def measure_rows(table: pa.Table, tokens: Tokens, prompts: PromptMetrics, facts: DatasetMetadata) -> pd.DataFrame:
+    """One row of scalars a row of the table: what identifies it, what the suites judge, what is summed."""
+    completion, finish_reason = _column(table, "completion"), _column(table, "finish_reason")
+    largest = max_kl_error(tokens)
+    # int64: other writers' may be unsigned, which −1 does not fit.
+    sample_idx, num_fallback, num_tokens = (
+        pc.fill_null(pc.cast(table[name], pa.int64()), missing).to_numpy()
+        for name, missing in (("sample_idx", -1), ("num_fallback", 0), ("num_tokens", 0))
+    )
+    rows: dict[str, object] = {
+        "id": table["id"].to_pandas(),
+        "sample_idx": sample_idx,
+        "has_id": pc.fill_null(pc.greater(pc.utf8_length(table["id"]), 0), False).to_numpy() & (sample_idx >= 0),
+        "num_tokens": num_tokens,
+        "finish_reason": finish_reason.to_pandas(),  # "" for null: Great Expectations passes over what is missing
+        "max_kl_error": largest,
+        "mean_alpha": tokens.mean_of(tokens.columns["alpha"]),
+        "mean_js": tokens.mean_of(tokens.columns["js"]),
+        "mean_overlap_mass": tokens.mean_of(tokens.columns["overlap_mass"]),
+        "fallback_rate": num_fallback / np.maximum(num_tokens, 1),
+        "figures_follow": metrics_match_tokens(table, tokens, largest),
+        **judge_tokens(tokens),
+        "empty": pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(completion)), 0).to_numpy(zero_copy_only=False),
+        "loops": completions.loops(tokens.token_ids, tokens.starts),
+        "garbled": completions.is_garbled(_whole_characters(completion, finish_reason)),
+    }
+    if facts.vocabulary:
+        ending = facts.vocabulary.eos_ids, facts.vocabulary.stop_token_ids
+        lists = tokens.token_ids, tokens.starts, finish_reason
+        # Rows whose lists are torn have no tokens here: that is one defect, not three.
+        rows["ends_right"] = completions.ends_right(*lists, *ending) | ~tokens.aligned
+        decoded = completions.decodes(*lists, completion, *ending, facts.vocabulary.decode)
+        rows["decodes"] = decoded | ~tokens.aligned
+    if "theta_prompt" in table.column_names:
+        rows["strays"] = completions.strays(completion, _column(table, "theta_prompt"))
+    if prompts.messages is not None:
+        rows["messages_agree"] = prompts.messages
+    for name in ("theta_not_empty", "teacher_not_empty", "theta_one_bos", "teacher_one_bos"):
+        if (values := getattr(prompts, name)) is not None:
+            rows[name] = values
+    return pd.DataFrame(rows)
+
+
+def _whole_characters(completion: pa.Array, finish_reason: pa.Array) -> pa.Array:
+    """Without U+FFFD at the end of a completion that was cut at `max_tokens`, perhaps within a character."""
+    return pc.if_else(pc.equal(finish_reason, "length"), pc.utf8_rtrim(completion, "\ufffd"), completion)
+
+
+def _column(table: pa.Table, name: str) -> pa.Array:
+    """A column of texts, null as the empty one."""
+    column = pc.fill_null(table[name], "")
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column

@@ -1,0 +1,175 @@
+"""The per-token lists of a batch of rows, held against what they promise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sampling.record import TOKEN_COLUMNS
+from sampling.results import MIXED, MODES
+
+LN_2 = float(np.log(2.0))
+# The lists are float32: sums of a few of them err by a few times 6e-8 of the largest.
+ABSOLUTE, RELATIVE = 1e-4, 1e-5
+SLACK = 1e-6
+FINITE = ("alpha", "js", "overlap_mass", "entropy", "ess_ratio", "log_z", "logprob_q")
+TRUE_INFINITIES = ("kl_theta", "kl_teacher", "kl_error", "logprob_theta", "logprob_teacher")
+FLOATS = tuple(name for name, kind in TOKEN_COLUMNS.items() if kind == pa.float32())
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The lists of N rows, end to end: T tokens. A row whose lists differ in length has none here."""
+
+    starts: np.ndarray  # [N+1] int64 where each row begins
+    row: np.ndarray  # [T] int64 which row each token is of
+    position: np.ndarray  # [T] int64 within its row
+    token_ids: np.ndarray  # [T] int32
+    mode: np.ndarray  # [T] int8 place in MODES, −1 for another word
+    columns: dict[str, np.ndarray]  # [T] each: float32, int32
+    aligned: np.ndarray  # [N] bool every list is as long as num_tokens says
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    def all_of(self, good: np.ndarray) -> np.ndarray:  # [T] bool
+        """Rows [N] bool all of whose tokens are good; a row without tokens is."""
+        return np.bincount(self.row[~good], minlength=len(self.aligned)) == 0
+
+    def mean_of(self, values: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:  # [T], [T] bool
+        """Means [N] float64 by row, of some tokens or all; NaN for a row without any."""
+        row = self.row if among is None else self.row[among]
+        values = values if among is None else values[among]
+        with np.errstate(invalid="ignore"):
+            return np.bincount(row, values, len(self.aligned)) / np.bincount(row, minlength=len(self.aligned))
+
+
+def flatten(table: pa.Table) -> Tokens:
+    """The token lists of a table with the columns of RECORD_SCHEMA."""
+    lengths = _lengths(table["num_tokens"])
+    aligned = np.ones(len(table), dtype=bool)
+    for name in ("token_ids", *TOKEN_COLUMNS):
+        aligned &= _lengths(pc.list_value_length(table[name])) == lengths
+    if not aligned.all():
+        table = table.filter(pa.array(aligned))
+    lengths = np.where(aligned, lengths, 0)
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    columns = {name: _flat(table[name]) for name in TOKEN_COLUMNS if name != "mode"}
+    mode = pc.index_in(_values(table["mode"]), pa.array(MODES)).fill_null(-1).to_numpy().astype(np.int8)
+    return Tokens(starts, row, np.arange(len(row)) - starts[row], _flat(table["token_ids"]), mode, columns, aligned)
+
+
+def judge_tokens(tokens: Tokens) -> dict[str, np.ndarray]:
+    """What each row's tokens keep: [N] bool by the name of the check."""
+    values = {name: column.astype(np.float64) for name, column in tokens.columns.items()}
+    alpha, mixed = values["alpha"], tokens.mode == MIXED
+    logprobs = (values["logprob_q"], values["logprob_theta"], values["logprob_teacher"])
+    with np.errstate(invalid="ignore"):
+        good = {
+            "is_finite": _is_finite(values, mixed),
+            "mode_is_known": tokens.mode >= 0,
+            "alpha_in_range": ~((alpha < 0) | (alpha > 1)),
+            "alpha_is_one_unless_mixed": mixed | (alpha == 1),
+            "js_in_range": ~((values["js"] < -SLACK) | (values["js"] > LN_2 + SLACK)),
+            "overlap_in_range": ~((values["overlap_mass"] < -SLACK) | (values["overlap_mass"] > 1 + SLACK)),
+            "logprobs_not_positive": ~np.logical_or.reduce([logprob > SLACK for logprob in logprobs]),
+            "kls_not_negative": ~((values["kl_theta"] < -SLACK) | (values["kl_teacher"] < -SLACK)),
+            "kl_error_is_the_kls_distance": ~mixed | _is_the_distance(values),
+            "q_is_consistent": _is_consistent(values),
+            "ess_ratio_in_range": ~(values["ess_ratio"] < 0.0),
+            "entropy_in_range": ~((values["entropy"] < -SLACK) | (values["entropy"] > _largest_entropy(values))),
+        }
+    return {"lists_align": tokens.aligned, **{name: tokens.all_of(kept) for name, kept in good.items()}}
+
+
+def max_kl_error(tokens: Tokens) -> np.ndarray:
+    """The largest KL error [N] float64 of each row's mixed tokens, NaN where it has none."""
+    largest = np.full(len(tokens.aligned), -np.inf)
+    mixed = tokens.mode == MIXED
+    with np.errstate(invalid="ignore"):  # NaN stays NaN
+        np.maximum.at(largest, tokens.row[mixed], tokens.columns["kl_error"][mixed].astype(np.float64))
+    return np.where(np.isneginf(largest), np.nan, largest)
+
+
+def metrics_match_tokens(table: pa.Table, tokens: Tokens, largest: np.ndarray) -> np.ndarray:
+    """Whether each row's own figures are those of its lists: [N] bool. `largest` is of `max_kl_error`."""
+    follows = np.ones(len(table), dtype=bool)
+    for place, mode in enumerate(MODES):
+        counted = np.bincount(tokens.row[tokens.mode == place], minlength=len(table))
+        follows &= _lengths(table[f"num_{mode}"]) == counted
+    for name in FLOATS:
+        mean = tokens.mean_of(tokens.columns[name], tokens.mode == MIXED if name == "kl_error" else None)
+        follows &= _are_close(_flat_scalar(table[f"mean_{name}"]), mean)
+    follows &= _are_close(_flat_scalar(table["max_kl_error"]), largest)
+    return follows | ~tokens.aligned
+
+
+def _is_finite(values: dict[str, np.ndarray], mixed: np.ndarray) -> np.ndarray:
+    """What the mixture decides is finite always.
+
+    At α = 1 the token is the teacher's alone and may be impossible under theta: its log π_θ is −inf, its KL inf, and
+    both are true. At α = 0, a mixed token's with a fixed α or the entropies', it is theta's alone. A mixed token in
+    between is possible under both.
+    """
+    alpha = values["alpha"]
+    finite = np.logical_and.reduce([np.isfinite(values[name]) for name in FINITE])
+    present = np.logical_and.reduce([~np.isnan(values[name]) for name in TRUE_INFINITIES])
+    theta = np.isfinite(values["logprob_theta"]) | (alpha == 1)
+    teacher = np.isfinite(values["logprob_teacher"]) | (alpha == 0)
+    error = np.isfinite(values["kl_error"]) | ~mixed | (alpha == 0) | (alpha == 1)
+    return finite & present & theta & teacher & error
+
+
+def _is_the_distance(values: dict[str, np.ndarray]) -> np.ndarray:
+    """Also where one of the two is infinite or missing: those are another check's."""
+    distance = np.abs(values["kl_theta"] - values["kl_teacher"])
+    size = np.maximum(np.abs(values["kl_theta"]), np.abs(values["kl_teacher"]))
+    return ~(np.abs(values["kl_error"] - distance) > SLACK + RELATIVE * size)
+
+
+def _is_consistent(values: dict[str, np.ndarray]) -> np.ndarray:
+    """log q* = (1−α)·log π_θ + α·log π_t − log Z, where a weight of 0 leaves its model out."""
+    alpha = values["alpha"]
+    theta = np.where(alpha == 1, 0.0, (1 - alpha) * values["logprob_theta"])
+    teacher = np.where(alpha == 0, 0.0, alpha * values["logprob_teacher"])
+    size = np.where(alpha == 1, 0.0, np.abs(values["logprob_theta"])) + np.abs(values["logprob_teacher"])
+    off = np.abs(theta + teacher - values["log_z"] - values["logprob_q"])
+    return ~(off > ABSOLUTE + RELATIVE * (np.where(alpha == 0, 0.0, size) + np.abs(values["log_z"])))
+
+
+def _largest_entropy(values: dict[str, np.ndarray]) -> np.ndarray:
+    return np.log(np.maximum(values["support_size"], 1.0)) * (1 + RELATIVE) + ABSOLUTE
+
+
+def _are_close(figure: np.ndarray, computed: np.ndarray) -> np.ndarray:  # [N] float64 each
+    with np.errstate(invalid="ignore"):
+        near = np.abs(figure - computed) <= ABSOLUTE * (1 + np.abs(computed))
+    return near | (figure == computed) | (np.isnan(figure) & np.isnan(computed))
+
+
+def _values(column: pa.ChunkedArray) -> pa.Array:
+    """A list column's values, end to end."""
+    flat = pc.list_flatten(column)
+    return flat.combine_chunks() if isinstance(flat, pa.ChunkedArray) else flat
+
+
+def _flat(column: pa.ChunkedArray) -> np.ndarray:
+    values = _values(column)
+    if values.null_count:  # a foreign dataset's, whose numbers may be unsigned
+        is_integer = pa.types.is_integer(values.type)
+        values = values.cast(pa.int64()).fill_null(-1) if is_integer else values.fill_null(float("nan"))
+    return values.to_numpy(zero_copy_only=False)
+
+
+def _flat_scalar(column: pa.ChunkedArray) -> np.ndarray:
+    """A column of numbers [N] float64, null as NaN."""
+    return pc.cast(column, pa.float64()).to_numpy().copy()
+
+
+def _lengths(column: pa.ChunkedArray) -> np.ndarray:
+    """Whole numbers [N] int64, −1 for null."""
+    return pc.fill_null(pc.cast(column, pa.int64()), -1).to_numpy()

@@ -1,0 +1,4 @@
+"""The page on a verdict: plots, sample rows, provenance, and Great Expectations' own pages.
+
+`page` and `data_docs` are its entries, which `tasks.publish` and the flows import. It imports the verdict.
+"""
