@@ -10,12 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
     from tests.sampling.served.servers import Server
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# A shared machine is slow at times: an example has no deadline. CI draws the same examples each time.
+hypothesis.settings.register_profile("dev", max_examples=50, deadline=None)
+hypothesis.settings.register_profile("ci", max_examples=400, deadline=None, derandomize=True)
+hypothesis.settings.load_profile("ci" if "CI" in os.environ else "dev")
 
 # A shell's background jobs are born deaf to Ctrl-C, and so would be the commands that tests start (.ci/run).
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
