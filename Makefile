@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check format lock clean
+.PHONY: help setup demo test test-all check format lock clean
 
 # The first interpreter of these that fits; the pyenv kind of name that only says "not installed" does not.
 fits = import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -25,7 +25,7 @@ export DO_NOT_TRACK := 1
 READY := .venv/.ready-$(EXTRA)
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' Makefile | expand -t 8
+	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' Makefile | expand -t 10
 
 setup: $(READY)  ## make .venv (once; again when the lock file or pyproject.toml changes)
 
@@ -39,8 +39,14 @@ $(READY): requirements-$(EXTRA).lock pyproject.toml .setup/install.py .setup/ind
 demo: $(READY)  ## sample 64 problems from the two tiny models that come along; print what dual sampling gains
 	.venv/bin/dual-sampling demo
 
-test: $(READY)  ## run the tests (ARGS='-k mixture': some of them)
-	.venv/bin/pytest $(ARGS)
+# One worker a core; a file's tests stay together (tests/conftest.py).
+PYTEST := .venv/bin/pytest -n auto --dist loadgroup --durations=10
+
+test: $(READY)  ## run the fast tests, under ten minutes on two cores (ARGS='-k mixture': some of them)
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-all: $(READY)  ## run every test: those with servers, workers, object stores, browsers, compilers, too
+	$(PYTEST) $(ARGS)
 
 check: $(READY)  ## check format, lint and types
 	.venv/bin/ruff format --check .

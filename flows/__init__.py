@@ -1,5 +1,5 @@
-"""The Prefect flows, one a file, and what starts them.
+"""The Prefect flows, one a file, which prefect.yaml names as deployments; `run` holds what `produce` opens and locks.
 
-A flow imports `flows.orchestration` for Prefect's own matters and `tasks` for the work; nothing but `flows.cli` and
-`flows.demo` imports a flow. Deployments name these files (prefect.yaml).
+A flow imports `flows.orchestration`, the adapter to Prefect, and `tasks`, the work. Only `flows.cli` and `flows.demo`
+import a flow.
 """

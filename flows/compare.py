@@ -1,4 +1,4 @@
-"""Two datasets side by side."""
+"""The flow that compares two datasets."""
 
 from __future__ import annotations
 
@@ -18,17 +18,13 @@ Judged = tuple[Dataset, Verdict]
 
 
 @flow(name="compare-datasets")
-def compare_datasets(
-    one: str,
-    other: str,
-    output: str | None = None,
-) -> list[dict[str, Any]]:
-    """Judge two datasets, show their figures side by side; returns the rows of that table.
+def compare_datasets(one: str, other: str, output: str | None = None) -> list[dict[str, Any]]:
+    """Judge two datasets, show their metrics side by side; return the rows of that table.
 
     Args:
         one: A dataset's folder, or one Parquet file of this schema.
-        other: Another one.
-        output: A page to write; none: the table alone.
+        other: The other dataset.
+        output: The HTML page to write; without it, only the table is shown.
     """
     from prefect.artifacts import create_table_artifact
 
@@ -41,7 +37,7 @@ def compare_datasets(
 
 
 def judge_both(one: str, other: str) -> tuple[Judged, Judged]:
-    """Both with their verdicts. Raises SourceError, or RefusedError where one is damaged."""
+    """Return both datasets with their verdicts. Raises SourceError, or RefusedError where one is damaged."""
     opened = open_dataset(one, storage_options(one)), open_dataset(other, storage_options(other))
     for dataset in opened:
         dataset.check_whole()
@@ -50,18 +46,17 @@ def judge_both(one: str, other: str) -> tuple[Judged, Judged]:
 
 
 def side_by_side(judged: tuple[Judged, Judged]) -> list[dict[str, Any]]:
-    """Each figure of both, with what the second has more."""
+    """Return each metric of both, with the second minus the first."""
     (_, one), (_, other) = judged
     rows: list[dict[str, Any]] = []
     for name in dict.fromkeys([*one.metrics, *other.metrics]):
-        here, there = one.metrics.get(name), other.metrics.get(name)
-        change = None if here is None or there is None else there - here
-        rows.append({"figure": name, "A": here, "B": there, "B − A": change})
+        a, b = one.metrics.get(name), other.metrics.get(name)
+        rows.append({"figure": name, "A": a, "B": b, "B − A": None if a is None or b is None else b - a})
     return rows
 
 
 def write_comparison(judged: tuple[Judged, Judged], output: str) -> None:
-    """Write the page with both. Raises OutputError."""
+    """Write the HTML page that shows both. Raises OutputError."""
     from validations.report.page import render_comparison  # matplotlib takes 1 s to import
 
     (one, one_verdict), (other, other_verdict) = judged

@@ -1,4 +1,4 @@
-"""A finished dataset's copy on the Hugging Face Hub."""
+"""The flow that copies a published dataset to the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -14,12 +14,8 @@ from flows.orchestration.secrets import HUB_TOKEN, stored
 
 
 @flow(name="publish-dataset")
-def publish_dataset(
-    dataset: str,
-    hub: str,
-    private: bool = True,
-) -> str:
-    """Bring a dataset to the Hub; what is there already is not sent again. Returns the page's address.
+def publish_dataset(dataset: str, hub: str, private: bool = True) -> str:
+    """Upload a dataset; files that the Hub has already are not sent again. Return the URL of its page.
 
     Args:
         dataset: A published dataset's folder.
@@ -31,9 +27,10 @@ def publish_dataset(
 
 @task(name="upload-dataset", cache_policy=NO_CACHE)
 def upload(dataset: Path, hub: str, private: bool) -> str:
-    """The token comes from HF_TOKEN, else from `hf auth login`, else from the Secret block; no parameter holds it.
+    """Upload a dataset with the token of HF_TOKEN, else of `hf auth login`, else of the Secret block HUB_TOKEN.
 
-    Raises ConfigurationError, RefusedError for a damaged dataset, PublishError.
+    No parameter holds the token, because Prefect shows parameters. Raises ConfigurationError, PublishError,
+    RefusedError for a damaged dataset.
     """
     from huggingface_hub import get_token  # takes 1 s, and few runs need it
 

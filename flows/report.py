@@ -1,4 +1,4 @@
-"""The report on a dataset that is already there."""
+"""The flow that writes the report of an existing dataset."""
 
 from __future__ import annotations
 
@@ -17,11 +17,8 @@ from validations.verdict import Verdict
 
 
 @flow(name="report-dataset")
-def report_dataset(
-    dataset: str,
-    output: str = "report.html",
-) -> str:
-    """Write report.html of a dataset; returns its path.
+def report_dataset(dataset: str, output: str = "report.html") -> str:
+    """Write report.html of a dataset; return its path.
 
     Args:
         dataset: A dataset's folder, or one Parquet file of this schema.
@@ -35,7 +32,7 @@ def report_dataset(
 
 
 def write_page(dataset: str, output: str) -> tuple[Path, Verdict, str]:
-    """The page's path, the verdict that it shows, the dataset's title.
+    """Write the page; return its path, the verdict that it shows, the dataset's title.
 
     Raises SourceError, OutputError, RefusedError where the dataset is damaged.
     """
@@ -49,7 +46,7 @@ def write_page(dataset: str, output: str) -> tuple[Path, Verdict, str]:
 
 
 def write_html(output: str, page: str) -> Path:
-    """Write a page; its folder is made where it is missing. Raises OutputError."""
+    """Write a page, creating its folder. Raises OutputError."""
     path = Path(output).expanduser()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

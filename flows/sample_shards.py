@@ -1,4 +1,4 @@
-"""The flow that samples what is left of a run's shards, on any machine that sees the run's folder."""
+"""The flow that samples a run's remaining shards on one engine, on any machine that reads the run's folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import closing
 from prefect import flow
 from prefect.runtime import flow_run
 
-from flows.orchestration.cancellation import heeds_cancellation
+from flows.orchestration.cancellation import cancellation_polling
 from flows.orchestration.logs import log_to_prefect
 from flows.orchestration.secrets import server_keys, storage_options
 from sampling.errors import EngineDiedError, EngineError, OutputError, UnsupportedVllmError
@@ -23,18 +23,18 @@ from tasks.store.durable import output_errors
 from tasks.worker.engine_process import EngineProcess
 from tasks.worker.shard import give_up, retry_options, sample_shard
 
-MAX_LOST = 10  # runs that ended without a word while they held a shard: workers may come and go
-MAX_FAILING = 3  # shards one after the other: then it is not the shards
+MAX_LOST = 10  # runs in a row that died while they held a shard: workers may come and go
+MAX_FAILING = 3  # shards in a row: then the shards are not the cause
 
 
 @flow(name="sample-shards")
 def sample_shards(work: str) -> int:
-    """Sample, on one engine, each shard that is left and that no other run samples; how many those were.
+    """Sample each remaining shard that no other run samples; return how many those were.
 
     Args:
         work: The run's work folder, <root>/<name>/.work/<version>, or its URL.
     """
-    with heeds_cancellation():
+    with cancellation_polling():
         return _sample_shards(work)
 
 
@@ -61,7 +61,7 @@ def _sample(
     engine: EngineProcess,
     heartbeat: Heartbeat,
 ) -> int:
-    """A shard that fails is given up and named by the run that waits for all; the others go on."""
+    """Sample the shards; give up those that fail, which the run that waits for all then names."""
     one_shard = sample_shard.with_options(**retry_options(config.shards))
     num_sampled = num_failing = 0
     for index, num_lost in shards:

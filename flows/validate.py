@@ -1,4 +1,4 @@
-"""The verdict on a dataset that is already there."""
+"""The flow that judges an existing dataset again."""
 
 from __future__ import annotations
 
@@ -20,15 +20,12 @@ if TYPE_CHECKING:
 
 
 @flow(name="validate-dataset")
-def validate_dataset(
-    dataset: str,
-    changes: tuple[str, ...] = (),
-) -> dict[str, Any]:
-    """Judge a dataset again; the run fails where the gate refuses it. Returns the figures.
+def validate_dataset(dataset: str, changes: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Judge a dataset again; the run fails where the gate refuses it. Return the metrics.
 
     Args:
         dataset: A dataset's folder, or one Parquet file of this schema.
-        changes: Other limits, as name=value.
+        changes: Limits to override, as name=value.
     """
     from flows.orchestration.artifacts import show_quality
 
@@ -39,7 +36,7 @@ def validate_dataset(
 
 
 def judge_dataset(dataset: str, changes: Sequence[str]) -> tuple[Dataset, Verdict]:
-    """A dataset with its verdict. Raises SourceError, ConfigurationError, RefusedError where it is damaged."""
+    """Return a dataset and its verdict. Raises SourceError, ConfigurationError, RefusedError where it is damaged."""
     opened = open_dataset(dataset, storage_options(dataset))
     limits = changed_limits(opened.limits, changes)
     opened.check_whole()
@@ -47,6 +44,6 @@ def judge_dataset(dataset: str, changes: Sequence[str]) -> tuple[Dataset, Verdic
 
 
 def refuse(dataset: Dataset, verdict: Verdict) -> None:
-    """Raise RefusedError where the verdict is one."""
+    """Raise RefusedError where the verdict is not passed."""
     if not verdict.passed:
         raise RefusedError(f"{'; '.join(verdict.refusals)} ({dataset.address})")

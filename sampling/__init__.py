@@ -1,7 +1,7 @@
-"""Draw every token from a mixture of two language models that vLLM runs in lockstep.
+"""The sampling library: every token is drawn from a mixture of two language models that vLLM runs in lockstep.
 
-The configurations and results import at once; `DualSampler` brings torch, transformers and vLLM with it, so it
-is loaded when it is first asked for.
+Configurations and results are imported eagerly; `DualSampler` needs torch, transformers and vLLM, so it is imported on
+first access.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the arguments of a sampler mean."""
+"""Validation of the sampler's arguments."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Backend = Literal["lockstep", "http"]
 
 
 def model_of(name: str, model: str | ModelConfig | None, url: str | Sequence[str] | None) -> ModelConfig:
-    """A model by its name, by its configuration, or by its URL alone. Raises ConfigurationError."""
+    """Return a model's configuration, given by name, by configuration, or by URL alone. Raises ConfigurationError."""
     urls = () if url is None else (url,) if isinstance(url, str) else tuple(url)
     if model is None and not urls:
         raise ConfigurationError(f"no {name}: give a folder, a Hub id, or {name}_url")
@@ -30,7 +30,7 @@ def model_of(name: str, model: str | ModelConfig | None, url: str | Sequence[str
 
 
 def backend_of(models: tuple[ModelConfig, ModelConfig], wanted: Backend | None) -> Backend:
-    """Both models served, or none. Raises ConfigurationError where they differ, or from what is wanted."""
+    """Return "http" if both models have a URL. Raises ConfigurationError if only one has, or `wanted` differs."""
     served = [bool(model.urls) for model in models]
     found: Backend = "http" if all(served) else "lockstep"
     if any(served) != all(served) or wanted not in (None, found):
@@ -44,15 +44,15 @@ def backend_of(models: tuple[ModelConfig, ModelConfig], wanted: Backend | None) 
 def dual_prompts(
     prompts: Sequence[DualPrompt] | Sequence[str], theta_prompts: Sequence[str] | None
 ) -> list[DualPrompt]:
-    """Prompts as `DualSampler.generate` takes them, each a pair. Raises ConfigurationError."""
+    """Return the prompts of `DualSampler.generate` as pairs. Raises ConfigurationError."""
     for name, given in (("prompts", prompts), ("theta_prompts", theta_prompts)):
-        if isinstance(given, str | DualPrompt):  # a text is a sequence, too: of its letters
+        if isinstance(given, str | DualPrompt):  # a str is a sequence, too
             raise ConfigurationError(f"{name} is one prompt, where a list of them is needed: give [prompt]")
     if theta_prompts is not None and len(theta_prompts) != len(prompts):
         raise ConfigurationError(f"{len(prompts)} prompts, {len(theta_prompts)} theta_prompts: give one for each")
     thetas = prompts if theta_prompts is None else theta_prompts
     rows: list[DualPrompt] = []
-    for place, (prompt, theta) in enumerate(zip(prompts, thetas, strict=True)):
+    for index, (prompt, theta) in enumerate(zip(prompts, thetas, strict=True)):
         if isinstance(prompt, DualPrompt):
             if theta_prompts is not None:
                 raise ConfigurationError("theta_prompts go with plain texts; a DualPrompt holds its own")
@@ -60,7 +60,7 @@ def dual_prompts(
         else:
             assert isinstance(prompt, str)
             assert isinstance(theta, str)
-            rows.append(DualPrompt(teacher=prompt, theta=theta, id=str(place)))
+            rows.append(DualPrompt(teacher=prompt, theta=theta, id=str(index)))
     for row in rows:
         _check(row, "teacher", row.teacher)
         _check(row, "theta", row.theta)
@@ -68,7 +68,7 @@ def dual_prompts(
 
 
 def _check(row: DualPrompt, name: str, prompt: object) -> None:
-    """Raises ConfigurationError for what no tokenizer takes, and would not name."""
+    """Raise ConfigurationError for a prompt that a tokenizer would reject without naming the row."""
     if prompt is None:
         raise ConfigurationError(f"row {row.id}: no {name} prompt; give a text, or token ids")
     if isinstance(prompt, str):

@@ -1,4 +1,4 @@
-"""The frozen, typed configuration of sampling."""
+"""The configuration of sampling: frozen pydantic models."""
 
 from __future__ import annotations
 
@@ -10,24 +10,20 @@ AlphaMethod = Literal["fixed", "kl_symmetry", "ess_balance", "entropy"]
 PresetName = Literal["conservative", "balanced", "exploratory"]
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "conservative": {
-        "target_top_p": 0.90,
-        "stability_threshold_js": 0.4,
-        "stability_threshold_overlap": 0.15,
-    },
+    "conservative": {"target_top_p": 0.90, "stability_threshold_js": 0.4, "stability_threshold_overlap": 0.15},
     "balanced": {},
     "exploratory": {"force_first_token": False, "trust_region": False, "stability_check": False},
 }
 
 
 class Frozen(BaseModel):
-    """An immutable model that refuses keys it does not know."""
+    """Base class: immutable, unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True, protected_namespaces=())
 
 
 class MixtureConfig(Frozen):
-    """How q* is made of theta and the teacher at every token (design: q* ∝ π_θ^(1-α)·π_t^α)."""
+    """The mixture q* ∝ π_θ^(1-α)·π_t^α of theta and the teacher, with its protections, at every token."""
 
     preset_name: PresetName = Field(
         "balanced", alias="preset", description="Defaults of the three protections; keys given beside it win."
@@ -50,7 +46,7 @@ class MixtureConfig(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _apply_preset(cls, values: Any) -> Any:
-        """Fill what the preset says and the caller does not."""
+        """Fill keys that are not given with the preset's."""
         if not isinstance(values, dict):
             return values
         preset = values.get("preset", "balanced")
@@ -58,12 +54,12 @@ class MixtureConfig(Frozen):
 
     @classmethod
     def preset(cls, name: PresetName, **overrides: Any) -> Self:
-        """The configuration of a preset, with some keys replaced."""
+        """Return the configuration of a preset, with some keys replaced."""
         return cls.model_validate({"preset": name, **overrides})
 
 
 class SamplingConfig(Frozen):
-    """How many tokens are drawn from q*, when a row stops, which of q*'s tail is cut."""
+    """The draw from q*: number and length of completions, temperature, truncation of q*, stop conditions, seed."""
 
     n: int = Field(1, ge=1, le=1024, description="Completions a prompt.")
     max_tokens: int = Field(512, ge=1, description="Longest completion, tokens.")
@@ -85,7 +81,7 @@ class SamplingConfig(Frozen):
 
 
 class ModelConfig(Frozen):
-    """Which model is loaded, from where, in which precision."""
+    """One model: its source, precision and devices, or the servers that serve it."""
 
     has_weights: ClassVar[bool] = True
 
@@ -115,7 +111,7 @@ class ModelConfig(Frozen):
     served_name: str | None = Field(None, description="The name it is served by; default: the last part of `model`.")
 
     @model_validator(mode="after")
-    def _adapters_are_loaded_here(self) -> Self:
+    def _keys_agree(self) -> Self:
         if self.lora is None and self.lora_revision is not None:
             raise ValueError(f"lora_revision {self.lora_revision!r} of no adapter: give lora, or leave it out")
         if self.lora is not None and self.url:
@@ -123,16 +119,10 @@ class ModelConfig(Frozen):
                 f"lora {self.lora!r} beside url {self.urls[0]!r}: a server applies its own adapters; start it with"
                 " --enable-lora --lora-modules NAME=FOLDER, and give that name as served_name"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _devices_are_as_many_as_parts(self) -> Self:
-        number = self.tensor_parallel_size
-        if self.devices is not None and not len(self.devices) == len(set(self.devices)) == number:
-            raise ValueError(
-                f"devices {list(self.devices)} for tensor_parallel_size {number}: name {number} different ones"
-            )
-        if self.url and (self.tensor_parallel_size > 1 or self.devices is not None):
+        number, devices = self.tensor_parallel_size, self.devices
+        if devices is not None and not len(devices) == len(set(devices)) == number:
+            raise ValueError(f"devices {list(devices)} for tensor_parallel_size {number}: name {number} different ones")
+        if self.url and (number > 1 or devices is not None):
             raise ValueError(
                 f"tensor_parallel_size or devices beside url {self.urls[0]!r}: a server is split where it is started"
                 " (vllm serve --tensor-parallel-size)"
@@ -141,21 +131,21 @@ class ModelConfig(Frozen):
 
     @property
     def urls(self) -> tuple[str, ...]:
-        """Where it is served; none when it is loaded here."""
+        """The addresses of its servers; empty when it is loaded here."""
         return (self.url,) if isinstance(self.url, str) else (self.url or ())
 
 
 class DummyModel(ModelConfig):
-    """A model's shapes: its config.json with random weights, numbers for tokens. For benchmarks; nothing to configure.
+    """A model with random weights in the shapes of its config.json, without a tokenizer; for benchmarks.
 
-    A class, not a key of ModelConfig: no pipeline can be told to make a dataset of it.
+    A class, not a key of ModelConfig, so that no pipeline can be configured to sample a dataset from it.
     """
 
     has_weights: ClassVar[bool] = False
 
 
 class EngineConfig(Frozen):
-    """How the two engines share the machine."""
+    """The resources of the two engines: batch, memory, scheduling, compilation."""
 
     max_num_seqs: int = Field(64, ge=1, le=4096, description="Rows in flight at once.")
     max_num_batched_tokens: int = Field(8192, ge=64, description="Prompt tokens a step may prefill.")

@@ -1,41 +1,41 @@
-"""The tree of errors that Dual Sampling raises.
+"""The exception hierarchy of Dual Sampling.
 
 DualSamplingError
-├── ConfigurationError          what the user asked for cannot be done (exit code 2)
+├── ConfigurationError          the configuration or the input cannot be used (exit code 2)
 │   ├── ModelError              a model folder or name that cannot be loaded
-│   ├── VocabularyMismatchError theta and teacher do not share one vocabulary
+│   ├── VocabularyMismatchError theta and teacher have different vocabularies
 │   ├── TemplateError           a prompt template that cannot be rendered
 │   ├── SourceError             a dataset that cannot be read or recognised
-│   ├── OutputError             an output folder that is taken, locked, foreign or not writable
-│   ├── CapacityError           a pair of models, or a row, that memory cannot hold
-│   └── ServerRefusedError      a server that does not serve what was asked for
-├── RowError                    one row that cannot be sampled: quarantined, counted, never fatal
-│   ├── BadRowError             broken, or without a field it needs (tasks/source/example.py)
-│   ├── MissingFieldError       without a field that a template names (sampling/prompts/templates.py)
+│   ├── OutputError             an output folder that is in use, locked, foreign or not writable
+│   ├── CapacityError           a pair of models, or a row, that does not fit into memory
+│   └── ServerRefusedError      a server that does not serve the configured model or request
+├── RowError                    one row that cannot be sampled: quarantined and counted, never fatal
+│   ├── BadRowError             malformed, or without a required field (tasks/source/example.py)
+│   ├── MissingFieldError       without a field that a template uses (sampling/prompts/templates.py)
 │   ├── RenderError             a template fails on it (sampling/prompts/templates.py)
-│   ├── EmptyPromptError
-│   ├── UnknownTokenError       a prompt given as ids holds one that its model does not have
-│   ├── PromptTooLongError
+│   ├── EmptyPromptError        a prompt without tokens
+│   ├── UnknownTokenError       a prompt given as ids, one of which its model does not have
+│   ├── PromptTooLongError      prompt + max_tokens exceed a model's context
 │   ├── RowCapacityError        prompt + max_tokens exceed a whole KV cache
-│   └── NonFiniteLogitsError    a model gave NaN, +inf or no finite logit
-├── EngineError                 the engine is broken: a retry with a fresh one may help
-│   ├── UnsupportedVllmError    this vLLM lacks an inside that lockstep needs
-│   ├── LockstepError           the two engines scheduled different rows, or a step was broken off
-│   ├── EngineDiedError         the engine's process ended before its work did
-│   ├── EngineStalledError      the engine's process lives, and does nothing (tasks/worker/watchdog.py)
-│   └── ServerError             a server is gone, or answers what no vLLM answers
-├── PublishError                the Hub does not answer, or does not hold what it was sent
-├── RunCancelledError           somebody cancelled the run on Prefect's pages
-└── RefusedError                the gate refused to publish a dataset (exit code 3)
+│   └── NonFiniteLogitsError    a model computed NaN, +inf or no finite logit
+├── EngineError                 the engine failed: a retry with a new one may help
+│   ├── UnsupportedVllmError    this vLLM lacks an internal API that lockstep needs
+│   ├── LockstepError           the two engines scheduled different rows, or a step was interrupted
+│   ├── EngineDiedError         the engine's process exited before its work was finished
+│   ├── EngineStalledError      the engine's process makes no progress (tasks/worker/watchdog.py)
+│   └── ServerError             a server does not respond, or not as vLLM does
+├── PublishError                the Hub does not respond, or lacks what was uploaded
+├── RunCancelledError           the run was cancelled in Prefect
+└── RefusedError                the validation gate refused to publish a dataset (exit code 3)
 """
 
 
 class DualSamplingError(Exception):
-    """The root of every error that this project raises on purpose."""
+    """Base class of all errors that this project raises on purpose."""
 
 
 class ConfigurationError(DualSamplingError):
-    """What the user asked for cannot be done as asked."""
+    """The configuration or the input cannot be used as it is."""
 
 
 class ModelError(ConfigurationError):
@@ -43,7 +43,7 @@ class ModelError(ConfigurationError):
 
 
 class VocabularyMismatchError(ConfigurationError):
-    """Theta and teacher do not share one vocabulary."""
+    """Theta and teacher have different vocabularies."""
 
 
 class TemplateError(ConfigurationError):
@@ -55,31 +55,31 @@ class SourceError(ConfigurationError):
 
 
 class OutputError(ConfigurationError):
-    """An output folder that is taken, locked, foreign or not writable."""
+    """An output folder that is in use, locked, foreign or not writable."""
 
 
 class CapacityError(ConfigurationError):
-    """A pair of models that memory cannot hold."""
+    """A pair of models that does not fit into memory."""
 
 
 class ServerRefusedError(ConfigurationError):
-    """A server that does not serve what was asked for: another model, too few logprobs, a key it refuses."""
+    """A server that serves another model, returns too few logprobs, or rejects the API key."""
 
 
 class RowError(DualSamplingError):
-    """One row that cannot be sampled; `reason` is the word it is counted under."""
+    """One row that cannot be sampled; `reason` is the key it is counted under."""
 
     reason = "row_error"
 
 
 class EmptyPromptError(RowError):
-    """A prompt that holds no token."""
+    """A prompt without tokens."""
 
     reason = "empty_prompt"
 
 
 class UnknownTokenError(RowError):
-    """A prompt of ids one of which its model does not have."""
+    """A prompt given as ids, one of which its model does not have."""
 
     reason = "unknown_token"
 
@@ -97,42 +97,42 @@ class RowCapacityError(RowError):
 
 
 class NonFiniteLogitsError(RowError):
-    """A model that gave NaN, +inf or no finite logit for a row."""
+    """A model computed NaN, +inf or no finite logit for a row."""
 
     reason = "non_finite_logits"
 
 
 class EngineError(DualSamplingError):
-    """The engine is broken; a retry with a fresh one may help."""
+    """The engine failed; a retry with a new one may help."""
 
 
 class UnsupportedVllmError(EngineError):
-    """This vLLM lacks an inside that lockstep needs."""
+    """This vLLM lacks an internal API that lockstep needs."""
 
 
 class LockstepError(EngineError):
-    """The two engines scheduled different rows, or hold what nobody computed."""
+    """The two engines scheduled different rows, or hold logits of an interrupted step."""
 
 
 class EngineDiedError(EngineError):
-    """The engine's process ended before its work did."""
+    """The engine's process exited before its work was finished."""
 
 
 class EngineStalledError(EngineError):
-    """The engine's process lives, and does nothing any more."""
+    """The engine's process is alive but makes no progress."""
 
 
 class ServerError(EngineError):
-    """A model's servers are gone, or answer what no vLLM answers."""
+    """A model's servers do not respond, or not as vLLM does."""
 
 
 class PublishError(DualSamplingError):
-    """The Hub does not answer, or does not hold what it was sent; the same command goes on where it ended."""
+    """The Hub does not respond, or lacks what was uploaded; the same command resumes the upload."""
 
 
 class RunCancelledError(DualSamplingError):
-    """Somebody cancelled the run on Prefect's pages; the same command goes on where it ended."""
+    """The run was cancelled in Prefect; the same command resumes it."""
 
 
 class RefusedError(DualSamplingError):
-    """The gate refused to publish a dataset."""
+    """The validation gate refused to publish a dataset."""

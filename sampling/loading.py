@@ -1,4 +1,4 @@
-"""Two models loaded, into this process or into workers, ready for lockstep."""
+"""The loader of a model pair for the lockstep engine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sampling.models.folder import eos_ids, model_folder, weights_bytes
 from sampling.models.memory import context_length
 from sampling.models.vllm_options import device_type, limit_threads
 from sampling.models.vocabulary import check_vocabularies, load_tokenizer
-from sampling.workers.loading import Wanted, load_engines, plan_caches
+from sampling.workers.loading import LoadRequest, load_engines, plan_caches
 from sampling.workers.placement import Placement, place
 
 logger = logging.getLogger(__name__)
@@ -29,13 +29,13 @@ Tokenizers = tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]
 def load(
     theta: ModelConfig, teacher: ModelConfig, engine: EngineConfig, mixture: MixtureConfig
 ) -> tuple[LockstepEngine, Tokenizers, frozenset[int]]:
-    """The engine, theta's tokenizer with the teacher's, every id that ends a completion.
+    """Load both models; return the engine, theta's and the teacher's tokenizers, the ids that end a completion.
 
-    On a GPU the mixing kernel is tried with `mixture`'s settings.
+    On a GPU the mixing kernel is first compared with plain torch under `mixture`'s settings.
     """
     tokenizers = load_tokenizer(theta), load_tokenizer(teacher)
     num_ids = check_vocabularies(*tokenizers)
-    ending = eos_ids(theta) | eos_ids(teacher)
+    ending = eos_ids(theta) | eos_ids(teacher)  # raises before anything is loaded
     limit_threads(weights_bytes(theta) + weights_bytes(teacher))
     device = device_type()
     if engine.async_scheduling is None:
@@ -52,9 +52,9 @@ def load(
 
 
 def _kernel_agrees(models: tuple[Model, Model], num_ids: int, mixture: MixtureConfig) -> bool:
-    """Whether mixing may be the kernel's: on this device it does what plain torch does."""
+    """Return whether the mixing kernel gives the same results as plain torch on this device."""
     if not supports(mixture, SamplingConfig()):
-        mixture = MixtureConfig()  # another call's settings may be ones that it takes
+        mixture = MixtureConfig()  # later calls may bring settings that the kernel supports
     theta, teacher = models
     wrong = disagreement(theta.device, num_ids, mixture, (theta.dtype, teacher.dtype))
     if wrong is not None:
@@ -63,24 +63,24 @@ def _kernel_agrees(models: tuple[Model, Model], num_ids: int, mixture: MixtureCo
 
 
 def _load_models(theta: ModelConfig, teacher: ModelConfig, engine: EngineConfig, device: str) -> tuple[Model, Model]:
-    """Theta, then the teacher; one copy of the weights where they are one model."""
+    """Load theta and the teacher; the weights only once where both are the same model."""
     lengths = context_length(theta), context_length(teacher)
     placement, shared, caches = plan_pair(theta, teacher, engine, device)
     if shared:
-        # each row is two requests there, and a step must be able to prefill the longest of both
+        # each row is two requests, and a step must be able to prefill the longest prompts of both
         num_tokens = max(engine.max_num_batched_tokens, sum(lengths))
         both = engine.model_copy(update={"max_num_seqs": 2 * engine.max_num_seqs, "max_num_batched_tokens": num_tokens})
         adapted = theta.lora is not None, teacher.lora is not None
         model = theta if adapted[0] else teacher
         (engine_of_both,) = load_engines(
-            [Wanted("theta with the teacher", model, both, max(lengths), sum(caches), placement.theta)], device
+            [LoadRequest("theta with the teacher", model, both, max(lengths), sum(caches), placement.theta)], device
         )
-        copy = SharedWeightsEngine(engine_of_both, lengths, adapted)
-        return copy.theta, copy.teacher
+        views = SharedWeightsEngine(engine_of_both, lengths, adapted)
+        return views.theta, views.teacher
     theta_engine, teacher_engine = load_engines(
         [
-            Wanted("theta", theta, engine, lengths[0], caches[0], placement.theta),
-            Wanted("teacher", teacher, engine, lengths[1], caches[1], placement.teacher),
+            LoadRequest("theta", theta, engine, lengths[0], caches[0], placement.theta),
+            LoadRequest("teacher", teacher, engine, lengths[1], caches[1], placement.teacher),
         ],
         device,
     )
@@ -92,20 +92,20 @@ def plan_pair(
     teacher: ModelConfig,
     engine: EngineConfig,
     device: str,
-    say: Callable[[str], None] = logger.info,
+    log: Callable[[str], None] = logger.info,
 ) -> tuple[Placement, bool, tuple[int, int]]:
-    """Where both models lie, whether they are one copy, the KV cache bytes of each; nothing is loaded.
+    """Return both models' GPUs, whether they share weights, and the KV cache bytes of each, without loading anything.
 
-    `say` is given the memory plan in words. Raises ConfigurationError, CapacityError or ModelError.
+    `log` receives the memory plan as text. Raises ConfigurationError, CapacityError or ModelError.
     """
     shared = is_one_model(theta, teacher)
     placement = place(theta, teacher, None if device == "cpu" else torch.cuda.device_count(), shared)
     shared = shared and placement.theta == placement.teacher
-    return placement, shared, plan_caches(theta, teacher, engine, placement, device, shared, say)
+    return placement, shared, plan_caches(theta, teacher, engine, placement, device, shared, log)
 
 
 def is_one_model(theta: ModelConfig, teacher: ModelConfig) -> bool:
-    """Whether both names mean the same weights, loaded in the same way; one of them may have an adapter besides."""
+    """Return whether both are the same weights, loaded the same way; one or both may have the same LoRA adapter."""
     if type(theta) is not type(teacher) or theta.urls:
         return False
     adapters = {(model.lora, model.lora_revision) for model in (theta, teacher) if model.lora is not None}

@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sampling.results import MIXED, MODES, DualOutput, TokenDiagnostics
+from sampling.results import MIXED, MODES, DualOutput, Floats, Ints, TokenDiagnostics
 
 TOKEN_COLUMNS: dict[str, pa.DataType] = {
-    "alpha": pa.float32(),
-    "kl_theta": pa.float32(),
-    "kl_teacher": pa.float32(),
-    "kl_error": pa.float32(),
-    "js": pa.float32(),
-    "overlap_mass": pa.float32(),
-    "overlap_count": pa.int32(),
-    "support_size": pa.int32(),
-    "entropy": pa.float32(),
-    "ess_ratio": pa.float32(),
-    "log_z": pa.float32(),
-    "logprob_q": pa.float32(),
-    "logprob_theta": pa.float32(),
-    "logprob_teacher": pa.float32(),
-    "q_error": pa.float32(),
-    "js_error": pa.float32(),
-    "mode": pa.string(),
+    name: {Floats: pa.float32(), Ints: pa.int32()}.get(hint, pa.string())
+    for name, hint in get_type_hints(TokenDiagnostics).items()
 }
-# Row figures: means over all tokens, but kl_error over mixed tokens alone (elsewhere α = 1 solves nothing).
+# Of a row: means over all tokens, but kl_error over mixed tokens only (elsewhere α = 1 is not solved for).
 ROW_COLUMNS: dict[str, pa.DataType] = {
     **{f"mean_{name}": pa.float32() for name, kind in TOKEN_COLUMNS.items() if kind == pa.float32()},
     "max_kl_error": pa.float32(),
@@ -56,9 +40,9 @@ RECORD_SCHEMA = pa.schema(
 
 
 def to_record_table(outputs: Sequence[DualOutput]) -> pa.Table:
-    """Completions as a table of `RECORD_SCHEMA`, in the order given.
+    """Return completions as a table of `RECORD_SCHEMA`, in the order given.
 
-    A column at a time over all completions: a row at a time takes four times as long, beside the thread that samples.
+    Columns are built over all completions at once: row by row takes four times as long, beside the sampling thread.
     """
     if not outputs:
         return RECORD_SCHEMA.empty_table()
@@ -75,8 +59,8 @@ def to_record_table(outputs: Sequence[DualOutput]) -> pa.Table:
         "num_theta_prompt_tokens": [output.num_theta_prompt_tokens for output in outputs],
         "num_teacher_prompt_tokens": [output.num_teacher_prompt_tokens for output in outputs],
     }
-    for place, name in enumerate(("num_mixed", "num_forced", "num_fallback")):
-        columns[name] = rows.reduced(np.add, (mode == place).astype(np.int32))
+    for index, name in enumerate(MODES):
+        columns[f"num_{name}"] = rows.reduced(np.add, (mode == index).astype(np.int32))
     for name, kind in TOKEN_COLUMNS.items():
         if name == "mode":
             columns[name] = rows.lists(pa.array(MODES).take(pa.array(mode)))
@@ -94,28 +78,25 @@ def to_record_table(outputs: Sequence[DualOutput]) -> pa.Table:
 
 
 class _Rows:
-    """Rows of tokens that lie one after the other in flat arrays."""
+    """Rows of tokens stored one after the other in flat arrays."""
 
     def __init__(self, lengths: NDArray[np.int64]) -> None:
         self.lengths = lengths  # [N] tokens of each row
         self._ends = np.cumsum(lengths)
 
     def lists(self, values: NDArray[Any] | pa.Array) -> pa.ListArray:
-        """Flat values [sum of lengths] as a list a row."""
+        """Return flat values [sum of lengths] as one list a row."""
         return pa.ListArray.from_arrays(np.append(0, self._ends).astype(np.int32), values)
 
     def reduced(self, operation: np.ufunc, values: NDArray[Any]) -> NDArray[Any]:
-        """One number a row; 0 for a row without tokens, of which `reduceat` would make a neighbour's."""
-        found = np.zeros(len(self.lengths), values.dtype)
+        """Return one number a row; 0 for a row without tokens, where `reduceat` would return a neighbour's value."""
+        reduced = np.zeros(len(self.lengths), values.dtype)
         filled = self.lengths > 0
         if filled.any():
-            found[filled] = operation.reduceat(values, (self._ends - self.lengths)[filled])
-        return found
+            reduced[filled] = operation.reduceat(values, (self._ends - self.lengths)[filled])
+        return reduced
 
     def means(self, values: NDArray[Any], counts: NDArray[Any]) -> pa.Array:
-        """Sums over counts [N], in float64; null where nothing is counted."""
+        """Return sums over counts [N], in float64; null where the count is 0."""
         sums = self.reduced(np.add, values.astype(np.float64))
         return pa.array(sums / np.maximum(counts, 1), pa.float32(), mask=counts == 0)
-
-
-assert set(TOKEN_COLUMNS) == {field.name for field in fields(TokenDiagnostics)}

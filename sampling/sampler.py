@@ -1,4 +1,4 @@
-"""The sampler: two models coupled, prompts in, completions out."""
+"""The public sampler, which couples two models and turns prompts into completions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Container, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
+from itertools import islice
 from typing import TYPE_CHECKING, Self
 
 from transformers import PreTrainedTokenizerBase
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class DualSampler:
-    """Samples every token from the mixture of theta and the teacher.
+    """Draws every token from the mixture of theta and the teacher.
 
     Loading raises ModelError, VocabularyMismatchError, CapacityError (all ConfigurationError), or
     UnsupportedVllmError; coupling servers raises ServerRefusedError or ServerError. Two samplers may live in one
@@ -50,10 +50,10 @@ class DualSampler:
         theta_url: str | Sequence[str] | None = None,
         http: HttpConfig | None = None,
     ) -> None:
-        """Load both models into this process; or couple two servers, where both have a URL.
+        """Load both models; or couple two servers, where both have a URL.
 
-        `backend` follows from the URLs and may be said to be sure. A served model's folder or Hub id gives its
-        tokenizer; left out, that is the name it is served by.
+        `backend` follows from the URLs; given, it is checked. A served model's folder or Hub id gives its tokenizer;
+        the default is its served name.
         """
         self.mixture = mixture or MixtureConfig.preset("balanced")
         models = model_of("theta", theta, theta_url), model_of("teacher", teacher, teacher_url)
@@ -76,20 +76,18 @@ class DualSampler:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Give both models' memory back, or end every request."""
+        """Free both models' memory, or end every request."""
         self._is_closed = True
         self._engine.close()
         self._finisher.shutdown()
 
     @property
     def stats(self) -> SamplingStats:
-        """Totals since loading."""
+        """Return the totals since loading."""
         return self._engine.stats
 
     def run(
@@ -100,20 +98,30 @@ class DualSampler:
         mixture: MixtureConfig | None = None,
         skip: Container[tuple[str, int]] = (),
     ) -> Iterator[DualOutput | FailedRow]:
-        """Sample `sampling.n` completions a prompt but those (id, sample_idx) in `skip`, as they finish.
+        """Yield `sampling.n` completions per prompt as they finish, except the (id, sample_idx) in `skip`.
 
-        Prompts are pulled as room for them comes up. Raises ConfigurationError when `max_tokens` fits no prompt.
+        Prompts are pulled as capacity frees up. Raises ConfigurationError when `max_tokens` fits no prompt.
         """
         context = self._context(sampling, mixture)
-        pairs = ((prompt, idx) for prompt in prompts for idx in range(sampling.n) if (prompt.id, idx) not in skip)
-        more = True
+        requests = (
+            self._request(prompt, idx, context)
+            for prompt in prompts
+            for idx in range(sampling.n)
+            if (prompt.id, idx) not in skip
+        )
+        has_more = True
         try:
-            while more or context.inbox or self._holds(context):
+            while has_more or context.inbox or self._has_rows(context):
+                # Text is tokenised before the lock is taken: concurrent calls step on.
+                num_wanted = max(0, self._engine.max_num_seqs - len(self._engine.scheduler.waiting)) * has_more
+                batch = list(islice(requests, num_wanted))
+                has_more = has_more and len(batch) == num_wanted
                 with self._lock:
-                    more = more and self._feed(pairs, context)
+                    for request in batch:
+                        self._add(request)
                     self._engine.step()
-                drained = not more and not self._holds(context)
-                while context.inbox and (drained or _is_made(context.inbox[0])):
+                drained = not has_more and not self._has_rows(context)
+                while context.inbox and (drained or _is_done(context.inbox[0])):
                     finished = context.inbox.popleft()
                     assert not isinstance(finished, DrawnToken)
                     yield finished.result() if isinstance(finished, Future) else finished
@@ -130,27 +138,26 @@ class DualSampler:
         mixture: MixtureConfig | None = None,
         progress: bool = True,
     ) -> list[DualOutput]:
-        """Completions in the order of the prompts, `n` of each side by side.
+        """Return the completions in the order of the prompts, the `n` of each prompt consecutive.
 
-        `prompts` are DualPrompts, or the teacher's texts beside `theta_prompts` (default: the same texts), whose
-        rows are then named "0", "1", …. Raises the RowError of the first row that cannot be sampled.
+        `prompts` are DualPrompts, or the teacher's texts with `theta_prompts` (default: the same texts), whose ids are
+        then "0", "1", …. Raises the RowError of the first row that cannot be sampled.
         """
         from tqdm import tqdm
 
         sampling = sampling or SamplingConfig()
         rows = dual_prompts(prompts, theta_prompts)
-        places = {row.id: place for place, row in enumerate(rows)}
-        if len(places) < len(rows):
-            raise ConfigurationError(f"{len(rows)} prompts have {len(places)} different ids; give each its own")
+        indices = {row.id: index for index, row in enumerate(rows)}
+        if len(indices) < len(rows):
+            raise ConfigurationError(f"{len(rows)} prompts have {len(indices)} different ids; give each its own")
         outputs = []
-        total = len(rows) * sampling.n
-        with tqdm(total=total, unit="row", disable=not progress) as bar:
+        with tqdm(total=len(rows) * sampling.n, unit="row", disable=not progress) as bar:
             for finished in self.run(rows, sampling, mixture=mixture):
                 if isinstance(finished, FailedRow):
                     raise finished.error
                 outputs.append(finished)
                 bar.update()
-        return sorted(outputs, key=lambda output: (places[output.id], output.sample_idx))
+        return sorted(outputs, key=lambda output: (indices[output.id], output.sample_idx))
 
     async def stream(
         self,
@@ -159,7 +166,7 @@ class DualSampler:
         *,
         mixture: MixtureConfig | None = None,
     ) -> AsyncIterator[DrawnToken]:
-        """Tokens of one completion as they are drawn; streams side by side share their steps.
+        """Yield the tokens of one completion as they are drawn; concurrent streams share steps.
 
         Raises the row's RowError when it cannot be sampled. Leaving the loop early drops the row.
         """
@@ -167,12 +174,13 @@ class DualSampler:
 
         def step() -> None:
             with self._lock:
-                if not context.inbox:  # another stream's step may have filled it
+                if not context.inbox:  # a concurrent stream's step may have filled it
                     self._engine.step()
 
+        request = self._request(prompt, 0, context)
         try:
             with self._lock:
-                self._add(prompt, 0, context)
+                self._add(request)
             while True:
                 while context.inbox:
                     item = context.inbox.popleft()
@@ -204,40 +212,32 @@ class DualSampler:
             finisher=self._finisher,
         )
 
-    def _feed(self, pairs: Iterator[tuple[DualPrompt, int]], context: RequestContext) -> bool:
-        """Keep as many rows waiting as may run; False when there are no more."""
-        while len(self._engine.scheduler.waiting) < self._engine.max_num_seqs:
-            pair = next(pairs, None)
-            if pair is None:
-                return False
-            self._add(*pair, context)
-        return True
-
-    def _add(self, prompt: DualPrompt, sample_idx: int, context: RequestContext) -> None:
+    def _request(self, prompt: DualPrompt, sample_idx: int, context: RequestContext) -> Request:
         theta_ids = _token_ids(prompt.theta, self.theta_tokenizer)
         teacher_ids = _token_ids(prompt.teacher, self.teacher_tokenizer)
-        row = Request(prompt.id, sample_idx, theta_ids, teacher_ids, context)
+        return Request(prompt.id, sample_idx, theta_ids, teacher_ids, context)
+
+    def _add(self, row: Request) -> None:
+        prompts = (("theta", row.theta_prompt), ("teacher", row.teacher_prompt))
         try:
-            if not theta_ids or not teacher_ids:
-                empty = "theta" if not theta_ids else "teacher"
-                raise EmptyPromptError(f"row {prompt.id}: the {empty} prompt holds no token; give it some text")
-            for name, ids, number in zip(("theta", "teacher"), (theta_ids, teacher_ids), self._num_tokens, strict=True):
-                if min(ids) < 0 or max(ids) >= number:
-                    strange = next(token_id for token_id in ids if not 0 <= token_id < number)
+            for (name, ids), number in zip(prompts, self._num_tokens, strict=True):
+                if not ids:
+                    raise EmptyPromptError(f"row {row.id}: the {name} prompt holds no token; give it some text")
+                if unknown := [token_id for token_id in ids if not 0 <= token_id < number]:
                     raise UnknownTokenError(
-                        f"row {prompt.id}: {name}'s prompt holds id {strange}; its tokenizer has 0 to {number - 1}"
+                        f"row {row.id}: {name}'s prompt holds id {unknown[0]}; its tokenizer has 0 to {number - 1}"
                     )
             self._engine.scheduler.add(row)
         except RowError as error:
             self._engine.stats.num_failed += 1
             row.fail(error)
 
-    def _holds(self, context: RequestContext) -> bool:
+    def _has_rows(self, context: RequestContext) -> bool:
         scheduler = self._engine.scheduler
         return any(row.context is context for row in (*scheduler.waiting, *scheduler.running.values()))
 
 
-def _is_made(finished: object) -> bool:
+def _is_done(finished: object) -> bool:
     return not isinstance(finished, Future) or finished.done()
 
 

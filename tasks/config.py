@@ -1,4 +1,4 @@
-"""The frozen, typed configuration of the pipeline."""
+"""The pipeline's configuration: frozen pydantic models, one per section of the YAML file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from validations.suites import check_names
 
 
 class SourceConfig(Frozen):
-    """Where the rows come from; exactly one of `path` and `hub`."""
+    """The origin of the rows: exactly one of `path` and `hub`."""
 
     path: str | tuple[str, ...] | None = Field(
         None, description="Local file, folder or glob (json, jsonl, csv, parquet, txt; .gz too), or a list of them."
@@ -36,7 +36,7 @@ class SourceConfig(Frozen):
 
 
 class PromptConfig(Frozen):
-    """How one model's prompt is made of a row's fields."""
+    """The template of one model's prompt."""
 
     style: Literal["chat", "plain"] = Field(
         "chat", description="chat: the model's own chat template around `template`; plain: `template` alone."
@@ -52,7 +52,7 @@ class PromptConfig(Frozen):
 
 
 class PromptsConfig(Frozen):
-    """Both prompts; None takes the adapter's own."""
+    """Both models' prompts; None takes the source adapter's default."""
 
     teacher: PromptConfig | None = None
     theta: PromptConfig | None = None
@@ -72,7 +72,7 @@ class ModelsConfig(Frozen):
 
 
 class ShardsConfig(Frozen):
-    """How the rows are cut into units of work."""
+    """The cutting of the rows into shards, and their scheduling."""
 
     rows: int = Field(1000, ge=1, description="Rows a shard.")
     retries: int = Field(3, ge=0, le=100, description="Fresh engines a shard is given after its first one dies.")
@@ -95,14 +95,14 @@ class ShardsConfig(Frozen):
 
 
 class MetricsConfig(Frozen):
-    """Where a Prometheus finds the engine's figures."""
+    """The Prometheus exporter of the engine's metrics."""
 
     port: int | None = Field(None, ge=1, le=65535, description="Serve them over HTTP; default: not at all.")
     address: str = Field("127.0.0.1", description="Which of the machine's addresses; 0.0.0.0 is all of them.")
 
 
 class PublishConfig(Frozen):
-    """Where the dataset goes."""
+    """The destinations of the dataset."""
 
     root: str = Field("published", min_length=1, description="Folder that holds <name>/<version>/.")
     version: str | None = Field(
@@ -115,7 +115,7 @@ class PublishConfig(Frozen):
 
 
 class PipelineConfig(Frozen):
-    """One run: rows in, published dataset out."""
+    """The configuration of one run."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=96, description="The dataset's name.")
     source: SourceConfig
@@ -132,19 +132,12 @@ class PipelineConfig(Frozen):
 
     @model_validator(mode="before")
     @classmethod
-    def _null_takes_defaults(cls, values: object) -> object:
-        """An optional section written as `prompts: null` (or left blank) takes its defaults."""
+    def _fill_defaults(cls, values: object) -> object:
+        """Take the defaults of a section that is null (or blank), and limits not given from the mixture's preset."""
         if not isinstance(values, dict):
             return values
         optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
-        return {key: value for key, value in values.items() if not (value is None and key in optional)}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _limits_of_the_preset(cls, values: object) -> object:
-        """Fill what the mixture's preset says of the limits and the caller does not."""
-        if not isinstance(values, dict):
-            return values
+        values = {key: value for key, value in values.items() if not (value is None and key in optional)}
         mixture, limits = values.get("mixture"), values.get("validation")
         given = mixture.model_dump() if isinstance(mixture, MixtureConfig) else mixture
         preset = given.get("preset") if isinstance(given, dict) else None
@@ -153,17 +146,13 @@ class PipelineConfig(Frozen):
         return {**values, "validation": {**LIMIT_PRESETS.get(preset, {}), **(limits or {})}}
 
     @model_validator(mode="after")
-    def _severities_are_of_checks(self) -> Self:
+    def _check_names(self) -> Self:
         known = check_names()
         for name in self.validation.severity:
             if name not in known:
                 raise ValueError(
                     f"validation.severity names {name!r}, which is no check; there are: {', '.join(known)}"
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _name_is_free(self) -> Self:
         if self.name == "refused":
             raise ValueError("'refused' is the folder of refused datasets; choose another name")
         return self

@@ -23,11 +23,12 @@ ARROWS = {
     "flows/demo": "flows flows/orchestration tasks sampling sampling/prompts sampling/base",
     "flows": "flows/orchestration tasks tasks/publish tasks/publish/hub tasks/run tasks/source tasks/store tasks/worker"
     " sampling/models sampling/base validations validations/report",
-    "flows/orchestration": "tasks tasks/publish tasks/run tasks/store tasks/worker sampling/served sampling/base",
+    "flows/orchestration": "tasks tasks/publish tasks/run tasks/store tasks/worker"
+    " sampling/processes sampling/served sampling/base",
     "tasks/publish/hub": "tasks/publish tasks/run tasks/store sampling/served sampling/base",
     "tasks/publish": "tasks tasks/run tasks/source tasks/store tasks/worker sampling/base"
     " validations validations/measure validations/report",
-    "tasks/worker": "tasks tasks/run tasks/store sampling sampling/processes sampling/prompts sampling/served"
+    "tasks/worker": "tasks tasks/run tasks/store sampling sampling/processes sampling/prompts"
     " sampling/base validations validations/measure",
     "tasks/run": "tasks tasks/source tasks/store sampling/models sampling/prompts sampling/base validations/measure",
     "tasks/source": "tasks sampling/prompts sampling/base validations/measure",

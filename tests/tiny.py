@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 EOS = "<|endoftext|>"
-# What random models draw is noise: limits that let it pass.
+# Validation limits that pass the noise of random models.
 LAX = {
     "fallback_rate_max": 1.0,
     "eos_rate_min": 0.0,
@@ -27,7 +27,7 @@ CHAT_TEMPLATE = (
 
 
 def byte_tokenizer(extra: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer: 256 bytes, `extra` tokens, EOS last."""
+    """Return a byte-level tokenizer: 256 bytes, `extra` tokens, EOS last."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [*alphabet, *extra]
     tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[]))
@@ -75,7 +75,7 @@ def make_model(
 
 
 def make_pair(folder: Path, noise: float = 0.05) -> tuple[Path, Path]:
-    """A teacher of 264 logits columns with a theta of 272, its weights disturbed, over one tokenizer of 257 ids."""
+    """Save a teacher of 264 logits columns and a theta of 272, its noisy copy, with one tokenizer of 257 ids."""
     teacher = make_model(folder / "teacher", seed=1)
     theta = make_model(folder / "theta", seed=2, columns=272)
     source = Qwen3ForCausalLM.from_pretrained(teacher).state_dict()
@@ -83,9 +83,9 @@ def make_pair(folder: Path, noise: float = 0.05) -> tuple[Path, Path]:
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, weight in model.state_dict().items():
-            kept = source[name]
-            spread = kept.std().nan_to_num() * noise * torch.randn(kept.shape, generator=generator)
-            weight[: len(kept)] = kept + spread
+            weights = source[name]
+            spread = weights.std().nan_to_num() * noise * torch.randn(weights.shape, generator=generator)
+            weight[: len(weights)] = weights + spread
     model.save_pretrained(theta, safe_serialization=True)
     return teacher, theta
 

@@ -1,4 +1,4 @@
-"""The gate: Great Expectations over a dataset's metrics, with the limits that it is held to.
+"""Gate of a dataset: Great Expectations over its metrics, with a limit for each check.
 
-`gate` is the entry, `limits` and `suites` say what is checked. It imports `measure`; `report` shows its verdict.
+`gate` is the entry; `suites` and `limits` define the checks. It imports `measure`; `report` renders its verdict.
 """

@@ -1,4 +1,4 @@
-"""The gate that a dataset passes before it is published."""
+"""The gate: the judgement that a dataset must pass before it is published."""
 
 from __future__ import annotations
 
@@ -17,37 +17,38 @@ from validations.verdict import SUITES, Verdict
 
 __all__ = ["DatasetMetadata", "Limits", "Verdict", "judge", "judge_metrics"]
 
-JUDGED_ROWS = 100_000  # Great Expectations takes about 1 KB a row and 30 expectations at its peak
+JUDGED_ROWS = 100_000  # a batch; Great Expectations takes about 1 KB a row and 30 expectations at its peak
 
 
-def judge(parquet_files: Sequence[Path], limits: Limits, facts: DatasetMetadata) -> Verdict:
-    """Judges Parquet files with the columns of `sampling.record.RECORD_SCHEMA`, in one pass.
+def judge(parquet_files: Sequence[Path], limits: Limits, metadata: DatasetMetadata) -> Verdict:
+    """Judge Parquet files with the columns of `sampling.record.RECORD_SCHEMA`, in one pass.
 
-    Raises RuntimeError when Great Expectations itself fails: a broken gate neither refuses nor passes.
+    Raises RuntimeError when Great Expectations itself fails: then the dataset is neither passed nor refused.
     """
-    asked = checks(limits, kl_symmetric=facts.kl_symmetric)
-    survey = DatasetScan(parquet_files, facts)
-    bench = ExpectationRunner(asked)
-    for rows in _joined(survey.frames()):
-        bench.judge_rows(rows)
-    metrics = survey.metrics()
-    bench.judge_dataset(metrics)
-    bench.first_rows = survey.first_rows()
-    results = {suite: bench.suite_result(suite) for suite in SUITES}
-    return Verdict(tuple(bench.check_results(metrics, facts)), metrics, survey.aggregates(), results)
+    scan = DatasetScan(parquet_files, metadata)
+    runner = ExpectationRunner(checks(limits, kl_symmetric=metadata.kl_symmetric))
+    for rows in _joined(scan.frames()):
+        runner.judge_rows(rows)
+    metrics = scan.metrics()
+    runner.judge_dataset(metrics)
+    runner.first_rows = scan.first_rows()
+    results = {suite: runner.suite_result(suite) for suite in SUITES}
+    return Verdict(tuple(runner.check_results(metrics, metadata)), metrics, scan.aggregates(), results)
 
 
-def judge_metrics(metrics: Metrics, asked: list[Check], first_rows: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    """Lines of those checks of a whole dataset that its figures fail."""
-    bench = ExpectationRunner(asked)
-    bench.first_rows = dict(first_rows or {})
-    bench.judge_dataset(metrics)
-    results = bench.check_results(metrics, DatasetMetadata())
+def judge_metrics(
+    metrics: Metrics, checks: list[Check], first_rows: Mapping[str, str] | None = None
+) -> tuple[str, ...]:
+    """Return one line for each check of a whole dataset that its metrics fail."""
+    runner = ExpectationRunner(checks)
+    runner.first_rows = dict(first_rows or {})
+    runner.judge_dataset(metrics)
+    results = runner.check_results(metrics, DatasetMetadata())
     return tuple(result.line(None) for result in results if result.outcome == "failed")
 
 
 def _joined(frames: Iterable[pd.DataFrame]) -> Iterable[pd.DataFrame]:
-    """The same rows, about JUDGED_ROWS at a time: a run of the suite costs 0.3 s before the first row."""
+    """Yield the same rows, about JUDGED_ROWS at a time: a run of the suite costs 0.3 s before the first row."""
     waiting: list[pd.DataFrame] = []
     for frame in frames:
         waiting.append(frame)

@@ -1,4 +1,4 @@
-"""The limits that a dataset must keep to be published."""
+"""Limits of the gate's checks, the `validation` section of a configuration."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Rule = Literal["refuse", "warn", "off"]
 
-# What stands here differs by the mixture's preset; `balanced` are the fields' own defaults.
+# Defaults that differ by the mixture's preset; `balanced` uses the defaults of the fields.
 LIMIT_PRESETS: dict[str, dict[str, Any]] = {
     "conservative": {
         "fallback_rate_max": 0.3,
@@ -36,7 +36,7 @@ LIMIT_PRESETS: dict[str, dict[str, Any]] = {
 
 
 class Limits(BaseModel):
-    """Limits by the check they belong to; rates are shares of completions unless said otherwise."""
+    """Limit of each check; rates are shares of completions unless stated otherwise."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -1,4 +1,4 @@
-"""The expectations that a dataset must meet, a suite for prompts, for completions, for token numbers."""
+"""Table of checks: three suites of expectations, over prompts, completions and per-token values."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ FINISH_REASONS = ("eos", "stop", "length")
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One expectation, over a row's figure or the dataset's, before Great Expectations has it."""
+    """One expectation over a metric of each row or of the whole dataset."""
 
-    name: str  # the figure
+    name: str  # of the metric
     suite: Suite
     meaning: str  # what is wrong when it fails
     judges: Literal["rows", "dataset"] = "rows"
     rule: Rule = "refuse"
     least: float | None = None
     most: float | None = None
-    among: tuple[str, ...] | None = None  # None without a bound: the figure is True
+    among: tuple[str, ...] | None = None  # allowed values; None without a bound: the metric must be True
     strict: bool = False  # the bound itself is outside
-    figure: str | None = None  # of the dataset, shown in place of the first row's value
+    metric: str | None = None  # of the dataset, reported in place of the first failing row's value
 
     @property
     def limit(self) -> str:
-        """In words."""
+        """Return the limit as text."""
         if self.among:
             return " or ".join(self.among)
         if self.least is not None:
@@ -40,40 +40,40 @@ class Check:
         return "True" if self.most is None else f"{'<' if self.strict else '≤'} {self.most:g}"
 
     def expectation(self) -> Expectation:
-        """As Great Expectations knows it."""
+        """Return the Great Expectations object."""
         import great_expectations.expectations as gxe
 
         meta = {"name": self.name, "notes": {"format": "markdown", "content": [f"Else {self.meaning}."]}}
-        said: dict[str, Any] = {"severity": "critical" if self.rule == "refuse" else "warning", "meta": meta}
+        common: dict[str, Any] = {"severity": "critical" if self.rule == "refuse" else "warning", "meta": meta}
         if self.least is not None or self.most is not None:
             bounds = {"min_value": self.least, "max_value": self.most}
             if self.strict:
                 bounds |= {"strict_min": self.least is not None, "strict_max": self.most is not None}
-            return gxe.ExpectColumnValuesToBeBetween(column=self.name, **bounds, **said)
-        return gxe.ExpectColumnValuesToBeInSet(column=self.name, value_set=list(self.among or (True,)), **said)
+            return gxe.ExpectColumnValuesToBeBetween(column=self.name, **bounds, **common)
+        return gxe.ExpectColumnValuesToBeInSet(column=self.name, value_set=list(self.among or (True,)), **common)
 
 
 def checks(limits: Limits, *, kl_symmetric: bool) -> list[Check]:
-    """Every check that is not off, in the order of the suites."""
+    """Return every check that is not off, in the order of the suites."""
     found = [*_prompts(limits), *_completions(limits), *_tokens(limits)]
-    if not kl_symmetric:  # α solves something else there
+    if not kl_symmetric:  # α does not solve KL symmetry there
         found = [check for check in found if check.name != "max_kl_error"]
     return [_with_rule(check, limits.severity) for check in found if limits.severity.get(check.name) != "off"]
 
 
 def check_names() -> list[str]:
-    """What `severity` may name."""
+    """Return the names that `severity` may hold."""
     return [check.name for check in checks(Limits(), kl_symmetric=True)]
 
 
 def prompt_checks(limits: Limits) -> list[Check]:
-    """What refuses a dataset whatever is drawn: it can be judged before anything is."""
+    """Return the refusing checks of prompts, which can be judged before any token is sampled."""
     rates = ("question_rate", "leak_rate", "reference_rate")
     return [check for check in checks(limits, kl_symmetric=True) if check.name in rates and check.rule == "refuse"]
 
 
 def probe_checks(limits: Limits) -> list[Check]:
-    """What a run must keep that is worth going on with; none where the limits let everything pass."""
+    """Return the checks that stop a hopeless run early; none where the limits let everything pass."""
     hopeless = []
     if limits.fallback_rate_max < 1 and limits.severity.get("fallback_rate", "refuse") == "refuse":
         meaning = "every token falls back to the teacher"
@@ -145,7 +145,7 @@ def _tokens(limits: Limits) -> list[Check]:
         Check("figures_follow", suite, "a row's means and counts are not those of its tokens"),
         Check(
             "max_kl_error", suite, "KL(q*‖π_θ) ≠ KL(q*‖π_t) on a mixed token", most=limits.kl_error_max,
-            figure="kl_error_max",
+            metric="kl_error_max",
         ),
         Check("kl_error_is_the_kls_distance", suite, "kl_error is not |kl_theta − kl_teacher|"),
         Check("kls_not_negative", suite, "a KL divergence is negative"),

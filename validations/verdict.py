@@ -1,4 +1,4 @@
-"""What the gate found of a dataset."""
+"""Verdict of the gate: the outcome of every check, with the dataset's metrics."""
 
 from __future__ import annotations
 
@@ -15,49 +15,49 @@ SUITES: tuple[Suite, ...] = ("prompts", "completions", "tokens")
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One expectation over the whole dataset."""
+    """Outcome of one check over the whole dataset."""
 
-    name: str  # a row's figure (`decodes`) or a dataset's (`leak_rate`)
+    name: str  # a row's metric (`decodes`) or a dataset's (`leak_rate`)
     suite: Suite
     severity: Severity
-    expectation: str  # Great Expectations' name of it
-    meaning: str  # what is wrong when it fails, in words
+    expectation: str  # Great Expectations' type
+    meaning: str  # what is wrong when it fails
     limit: str  # `≤ 0.5`
     outcome: Outcome
-    value: float | int | str | bool | None = None  # the dataset's figure, or the first row's that broke it
-    num_outside: int | None = None  # rows that broke it; None where the dataset was judged as a whole
-    why: str = ""  # it was not judged; or the first row that a failed check of the whole dataset is about
+    value: float | int | str | bool | None = None  # the dataset's metric, or the first failing row's
+    num_outside: int | None = None  # failing rows; None where the dataset was judged as a whole
+    why: str = ""  # why it was not judged; or the first row behind a failed check of the whole dataset
 
     def line(self, num_rows: int | None) -> str:
-        """`expectation(name): limit …, value …`, with the number of rows outside where rows were judged."""
-        shown = f"{self.value:.6g}" if isinstance(self.value, float) else str(self.value)
+        """Return `expectation(name): limit …, value …`, with the number of failing rows where rows were judged."""
+        value = f"{self.value:.6g}" if isinstance(self.value, float) else str(self.value)
         rows = "" if self.num_outside is None else f" in {self.num_outside} of {num_rows} rows"
         first = f" (first: {self.why})" if self.why else ""
-        return f"{self.expectation}({self.name}): limit {self.limit}, value {shown}{rows}: {self.meaning}{first}"
+        return f"{self.expectation}({self.name}): limit {self.limit}, value {value}{rows}: {self.meaning}{first}"
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a dataset may be published, why not, what it is like."""
+    """Judgement of a dataset: whether it may be published, and what it contains."""
 
     checks: tuple[CheckResult, ...]
     metrics: Metrics
     aggregates: Aggregates
-    results: dict[Suite, dict[str, Any]] = field(default_factory=dict)  # Great Expectations' own, JSON, a suite each
+    results: dict[Suite, dict[str, Any]] = field(default_factory=dict)  # JSON of Great Expectations, by suite
 
     @property
     def passed(self) -> bool:
-        """Nothing that refuses has failed."""
+        """Whether no refusing check has failed."""
         return not self.refusals
 
     @property
     def refusals(self) -> tuple[str, ...]:
-        """One line an expectation that keeps the dataset back."""
+        """One line for each failed check that keeps the dataset from being published."""
         return self._lines("refuse")
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """One line an expectation that failed without keeping it back."""
+        """One line for each other failed check."""
         return self._lines("warn")
 
     def _lines(self, severity: Severity) -> tuple[str, ...]:

@@ -1,4 +1,5 @@
-"""The command line `dual-sampling`: its arguments, the configuration file, one file a command.
+"""The command line `dual-sampling`: its parser, the configuration file's reader, one module per command.
 
-It may import everything and nothing imports it. A command's module is imported when it runs, so that `--help` is quick.
+It may import every other room; no room imports it. A command's module is imported when the command runs, so that
+`--help` takes milliseconds.
 """

@@ -1,14 +1,20 @@
-"""The arguments of the command line."""
+"""The argument parser of the command line."""
 
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+    from sampling.errors import ConfigurationError
 
 EXIT_CODES = "exit codes: 0 done, 2 a configuration or input error, 3 refused by the gate, 1 anything else"
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of every command; it imports nothing heavy, so that `--help` answers at once."""
+    """Return the parser of every command. It imports nothing heavy: `--help` takes milliseconds."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="print the traceback of an error")
     whole = argparse.ArgumentParser(
@@ -18,50 +24,34 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = whole.add_subparsers(dest="command", required=True)
 
-    produce = commands.add_parser("produce", parents=[common], help="make a dataset", epilog=EXIT_CODES)
+    def command(name: str, help_text: str, epilog: str | None = None) -> argparse.ArgumentParser:
+        return commands.add_parser(name, parents=[common], help=help_text, epilog=epilog)
+
+    overrides: dict[str, Any] = {"action": "append", "default": [], "dest": "overrides"}
+
+    produce = command("produce", "make a dataset", EXIT_CODES)
     produce.add_argument("config", metavar="CONFIG.yaml", help="flows/configs/base.yaml explains every key")
-    produce.add_argument(
-        "--set",
-        metavar="a.b=c",
-        action="append",
-        default=[],
-        dest="overrides",
-        help="replace a key; may be repeated",
-    )
+    produce.add_argument("--set", metavar="a.b=c", help="replace a key; may be repeated", **overrides)
     produce.add_argument("--output", metavar="DIR", help="replace publish.root")
-    produce.add_argument(
-        "--dry-run",
-        metavar="N",
-        nargs="?",
-        type=_positive,
-        const=3,
-        help="show both prompts of the first N rows (3) and sample nothing",
-    )
+    dry_run = "show both prompts of the first N rows (3) and sample nothing"
+    produce.add_argument("--dry-run", metavar="N", nargs="?", type=_positive, const=3, help=dry_run)
 
     dataset = "a dataset's folder, or one Parquet file of this schema"
-    validate = commands.add_parser(
-        "validate", parents=[common], help="judge a dataset again (0 or 3)", epilog=EXIT_CODES
-    )
+    validate = command("validate", "judge a dataset again (0 or 3)", EXIT_CODES)
     validate.add_argument("dataset", metavar="DIR", help=dataset)
-    validate.add_argument(
-        "--set",
-        metavar="limit=value",
-        action="append",
-        default=[],
-        dest="overrides",
-        help="judge by another limit, e.g. eos_rate_min=0.9; may be repeated",
-    )
+    another = "judge by another limit, e.g. eos_rate_min=0.9; may be repeated"
+    validate.add_argument("--set", metavar="limit=value", help=another, **overrides)
 
-    report = commands.add_parser("report", parents=[common], help="one page with all figures of a dataset")
+    report = command("report", "one page with all figures of a dataset")
     report.add_argument("dataset", metavar="DIR", help=dataset)
     report.add_argument("-o", "--output", metavar="FILE", default="report.html", help="the page (./report.html)")
 
-    compare = commands.add_parser("compare", parents=[common], help="two datasets side by side")
+    compare = command("compare", "two datasets side by side")
     compare.add_argument("one", metavar="A", help=dataset)
     compare.add_argument("other", metavar="B", help=dataset)
     compare.add_argument("-o", "--output", metavar="FILE", help="write a page, too, with the plots of both")
 
-    sample = commands.add_parser("sample", parents=[common], help="stream one answer, coloured by mode and α")
+    sample = command("sample", "stream one answer, coloured by mode and α")
     sample.add_argument("question")
     sample.add_argument("--teacher", required=True, metavar="MODEL", help="a folder or a Hub id")
     sample.add_argument("--theta", required=True, metavar="MODEL", help="a folder or a Hub id")
@@ -74,9 +64,7 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument("--alpha-method", default="kl_symmetry", help="kl_symmetry, ess_balance, entropy or fixed")
     sample.add_argument("--alpha", type=float, help="the teacher's weight; means --alpha-method fixed")
 
-    serve = commands.add_parser(
-        "serve", parents=[common], help="start theta's and the teacher's server on this machine"
-    )
+    serve = command("serve", "start theta's and the teacher's server on this machine")
     serve.add_argument("--teacher", required=True, metavar="MODEL", help="a folder or a Hub id")
     serve.add_argument("--theta", required=True, metavar="MODEL", help="a folder or a Hub id")
     serve.add_argument("--host", default="127.0.0.1", help="the address to listen at (127.0.0.1)")
@@ -87,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--max-logprobs", type=_positive, default=1000, metavar="N", help="the largest top-k (1000)")
     serve.add_argument("--logs", default="serve-logs", metavar="DIR", help="theta.log, teacher.log (./serve-logs)")
 
-    bench = commands.add_parser("bench", parents=[common], help="speed: each model alone, lockstep, served")
+    bench = command("bench", "speed: each model alone, lockstep, served")
     bench.add_argument("--teacher", metavar="MODEL", help="a folder or a Hub id (the demo's)")
     bench.add_argument("--theta", metavar="MODEL", help="a folder or a Hub id (the demo's)")
     bench.add_argument("--rows", type=_positives, default=[32], metavar="N,N", help="rows in flight (32)")
@@ -101,18 +89,26 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--teacher-url", metavar="URL")
     bench.add_argument("--output", default="bench", metavar="DIR", help="bench.json, bench.png (./bench)")
 
-    for command in (serve, bench):
-        command.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
-        command.add_argument(
-            "--gpu-memory-utilization", type=float, default=0.9, metavar="X", help="share of a GPU for the pair (0.9)"
-        )
+    for loading in (serve, bench):
+        loading.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
+        share = "share of a GPU for the pair (0.9)"
+        loading.add_argument("--gpu-memory-utilization", type=float, default=0.9, metavar="X", help=share)
 
-    commands.add_parser("doctor", parents=[common], help="what is installed, what is missing, which engine is used")
+    command("doctor", "what is installed, what is missing, which engine is used")
 
-    demo = commands.add_parser("demo", parents=[common], help="two tiny models solve arithmetic problems")
+    demo = command("demo", "two tiny models solve arithmetic problems")
     demo.add_argument("--output", metavar="DIR", default="published", help="where the dataset goes (./published)")
     demo.add_argument("--problems", type=_positive, default=64, metavar="N", help="how many held-out problems (64)")
     return whole
+
+
+def option_error(error: ValidationError) -> ConfigurationError:
+    """Return a ConfigurationError that names the first refused option, its value, pydantic's message."""
+    from sampling.errors import ConfigurationError
+
+    detail = error.errors()[0]
+    option = "--" + str(detail["loc"][0]).replace("_", "-")
+    return ConfigurationError(f"{option}: {detail['input']!r} is not allowed: {detail['msg']}")
 
 
 def _positive(text: str) -> int:

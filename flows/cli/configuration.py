@@ -1,28 +1,27 @@
-"""Read a pipeline's configuration file."""
+"""The reader of a pipeline's YAML configuration file."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from flows.cli.schema import Node, describe, find, known_keys, root
 from sampling.errors import ConfigurationError
 from tasks.config import PipelineConfig
 
-MAX_SHOWN = 80  # characters of a refused value that a message shows
+MAX_SHOWN = 80  # characters of a refused value that a message quotes
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = (), output: str | None = None) -> PipelineConfig:
-    """The configuration in a YAML file, with `a.b=c` overrides applied in order.
+    """Return the configuration in a YAML file, with `a.b=c` overrides applied in order.
 
     `output` replaces `publish.root`.
-    Raises ConfigurationError, in one line: the path of the key, the value given, what is allowed.
+    Raise ConfigurationError, one line: for each wrong key its path, the value given, what is allowed.
     """
     values = _read(Path(path))
     for override in overrides:
@@ -30,15 +29,16 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), output: str | N
     if output is not None:
         _put(values, ["publish", "root"], output, "--output")
     try:
-        return PipelineConfig.model_validate(_frozen(values), strict=True)
+        values = _tuples(values)
+        return PipelineConfig.model_validate(values, strict=True)
     except ValidationError as error:
-        raise ConfigurationError(f"{path}: {_one_line(error)}") from None
+        raise ConfigurationError(f"{path}: {_message(error, values)}") from None
     except RecursionError:
         raise ConfigurationError(f"{path}: a YAML alias refers to itself; write the value out") from None
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 as PyYAML reads it, but with 1e-6 a number and a key given twice an error."""
+    """PyYAML's YAML 1.1 loader, except that 1e-6 is a number and a duplicate key is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -59,8 +59,8 @@ def _parse(text: str, where: str) -> Any:
         return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
-        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigurationError(f"{where}{place}: not valid YAML: {error.problem}") from None
+        position = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigurationError(f"{where}{position}: not valid YAML: {error.problem}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
 
@@ -76,21 +76,31 @@ def _read(path: Path) -> dict[str, Any]:
     if values is None:
         raise ConfigurationError(f"{path}: empty; flows/configs/base.yaml shows every key")
     if not isinstance(values, dict):
-        raise ConfigurationError(f"{path}: {_shown(values)} is not {describe(root())}")
+        sections = ", ".join(PipelineConfig.model_fields)
+        raise ConfigurationError(f"{path}: {_quoted(values)} is not a section with the keys {sections}")
     return values
 
 
 def _override(values: dict[str, Any], override: str) -> None:
-    """Applies one `a.b=c`."""
+    """Apply one `a.b=c`. The text is YAML, except for a key that holds only text: a template is full of braces."""
     dotted, equals, text = override.partition("=")
     keys = dotted.strip().split(".")
     if not equals or not all(keys):
         raise ConfigurationError(f"--set {override}: write it as section.key=value")
-    _put(values, keys, _override_value(text, override, find(keys)[1]), f"--set {override}")
+    is_text = _is_text(keys)
+    try:
+        value = _parse(text, f"--set {override}")
+    except ConfigurationError:
+        if not is_text:
+            raise
+        value = text
+    if is_text and not isinstance(value, str | None):
+        value = text
+    _put(values, keys, value, f"--set {override}")
 
 
 def _put(values: dict[str, Any], keys: Sequence[str], value: Any, where: str) -> None:
-    """Sets one key; sections on the way are created."""
+    """Set one key; create the sections above it."""
     section = values
     for i, name in enumerate(keys[:-1]):
         if section.get(name) is None:
@@ -98,69 +108,74 @@ def _put(values: dict[str, Any], keys: Sequence[str], value: Any, where: str) ->
         section = section[name]
         if not isinstance(section, dict):
             path = ".".join(keys[: i + 1])
-            raise ConfigurationError(f"{where}: {path} holds {_shown(section)}, which is not a section")
+            raise ConfigurationError(f"{where}: {path} holds {_quoted(section)}, which is not a section")
     section[keys[-1]] = value
 
 
-def _override_value(text: str, override: str, wanted: Node | None) -> Any:
-    """The text as YAML, but as it stands for a key that only text suits: a template is full of braces."""
-    only_text = wanted is not None and {option.get("type") for option in wanted.options} <= {"string", "null"}
-    try:
-        value = _parse(text, f"--set {override}")
-    except ConfigurationError:
-        if only_text:
-            return text
-        raise
-    return text if only_text and not isinstance(value, str | None) else value
-
-
-def _frozen(value: Any) -> Any:
-    """Lists as tuples, which is what the strict schema holds."""
+def _tuples(value: Any) -> Any:
+    """Return the value with tuples for lists: strict validation takes no list for a tuple."""
     if isinstance(value, dict):
-        return {key: _frozen(item) for key, item in value.items()}
-    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def _one_line(error: ValidationError) -> str:
-    """The first error with its path, an unknown key before all others: it often explains them."""
-    details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
-    lines: dict[str, str] = {}
-    for detail in details:
-        path, node = find(detail["loc"])
-        lines.setdefault(path, _explain(path, node, detail))
-    first, *others = lines.values()
-    return first + (f" (and {len(others)} more)" if others else "")
+def _schema(model: type[BaseModel] = PipelineConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every key's dotted path with its type, sections included."""
+    for name, field in model.model_fields.items():
+        path = f"{prefix}{field.alias or name}"
+        yield path, field.annotation
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from _schema(kind, f"{path}.")
 
 
-def _explain(path: str, node: Node | None, detail: Any) -> str:
-    if detail["type"] == "value_error":
-        message = str(detail["ctx"]["error"])
-        return f"{path}: {message}" if path else message
-    if node is None:
-        return _unknown_key(detail)
-    if detail["type"] == "missing":
-        return f"{path}: missing; give {describe(node)}"
-    quote = ", in quotes" if detail["type"] == "string_type" and isinstance(detail["input"], int | float) else ""
-    return f"{path}: {_shown(detail['input'])} is not allowed; give {describe(node)}{quote}"
+def _is_text(keys: Sequence[str]) -> bool:
+    kinds = dict(_schema())
+    return kinds.get(".".join(keys)) in (str, str | None) or kinds.get(".".join(keys[:-1])) == dict[str, str] | None
 
 
-def _unknown_key(detail: Any) -> str:
-    *sections, key = map(str, detail["loc"])
-    path, parent = find(sections)
-    known = known_keys(parent) if parent else []
-    near = get_close_matches(key, known, n=3) or [
-        f"{section}.{key}" for section in known_keys(root()) if find([section, key])[1]
-    ]
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return (
-        f"{'.'.join([path, key] if path else [key])}: unknown key, with the value {_shown(detail['input'])}; "
-        f"{hint}known here: {', '.join(known)}"
-    )
+def _message(error: ValidationError, values: dict[str, Any]) -> str:
+    """Return all errors in one line, unknown keys first: they often explain the others."""
+    messages: dict[str, str] = {}
+    for detail in sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden"):
+        path = _path(detail, values)
+        if path in messages:  # a union has an error for each of its members
+            messages[path] += f" or {_allowed(path, detail)}"
+        else:
+            has_value = detail["type"] not in ("missing", "value_error")
+            refused = f"{_quoted(detail['input'])} is not allowed: " if has_value else ""
+            messages[path] = refused + _allowed(path, detail)
+    return "; ".join(f"{path}: {message}" if path else message for path, message in messages.items())
 
 
-def _shown(value: Any) -> str:
-    words = {None: "null", True: "true", False: "false"}
+def _path(detail: Any, values: Any) -> str:
+    """Return an error's dotted path without what pydantic adds to it: the members of a union, "[key]"."""
+    *sections, last = detail["loc"] if detail["type"] == "missing" else (*detail["loc"], "")
+    path = ""
+    for part in sections:
+        if (isinstance(values, dict) and part in values) or (isinstance(values, tuple) and isinstance(part, int)):
+            path += f"[{part}]" if isinstance(part, int) else f".{part}"
+            values = values[part]
+    return f"{path}.{last}".strip(".")
+
+
+def _allowed(path: str, detail: Any) -> str:
+    """Return pydantic's message; for an unknown key also the nearest key of the schema with its section's keys."""
+    message = str(detail["msg"]).removeprefix("Value error, ").replace("a valid tuple", "a valid list")
+    if detail["type"] == "string_type" and isinstance(detail["input"], int | float):
+        return f"{message}, in quotes"
+    if detail["type"] != "extra_forbidden":
+        return message
+    paths = [known for known, _ in _schema()]
+    hint = "".join(f"did you mean {near}? " for near in get_close_matches(path, paths, n=1))
+    section = path.rpartition(".")[0]
+    siblings = (other.rpartition(".")[2] for other in paths if other.rpartition(".")[0] == section)
+    return f"{message}; {hint}known here: {', '.join(siblings)}"
+
+
+def _quoted(value: Any) -> str:
+    """Return the value as YAML spells null and booleans, otherwise as Python does, cut at MAX_SHOWN characters."""
     if value is None or isinstance(value, bool):
-        return words[value]
+        return {None: "null", True: "true", False: "false"}[value]
     text = repr(list(value) if isinstance(value, tuple) else value)
     return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "…"

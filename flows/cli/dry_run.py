@@ -1,4 +1,4 @@
-"""The dry run: what `produce` would sample, shown."""
+"""The preview of `produce --dry-run`: the first rows' prompts and the memory plan, without sampling."""
 
 from __future__ import annotations
 
@@ -16,45 +16,41 @@ MARGIN = "  │ "
 
 
 def dry_run(config: PipelineConfig, num_rows: int) -> None:
-    """Prints the recognised format with both prompts of the first rows, as the models will read them; the memory plan.
+    """Print the recognised format, both rendered prompts of the first rows, the memory plan.
 
-    Raises SourceError when no row can be sampled, ModelError, VocabularyMismatchError or CapacityError as sampling
+    Raise SourceError when no row can be sampled, ModelError, VocabularyMismatchError or CapacityError as sampling
     would.
     """
-    theta_tokenizer, teacher_tokenizer = (
-        load_tokenizer(config.models.theta),
-        load_tokenizer(config.models.teacher),
-    )
-    check_stop_ids(config.sampling.stop_token_ids, check_vocabularies(theta_tokenizer, teacher_tokenizer))
-    report, rows = prepare_rows(config.source, config.prompts, theta_tokenizer, teacher_tokenizer)
+    theta, teacher = config.models.theta, config.models.teacher
+    tokenizers = load_tokenizer(theta), load_tokenizer(teacher)
+    check_stop_ids(config.sampling.stop_token_ids, check_vocabularies(*tokenizers))
+    report, rows = prepare_rows(config.source, config.prompts, *tokenizers)
     print(f"format: {report.adapter}")
     print(f"columns: {escape(', '.join(report.columns))}")
-    num_shown = 0
+    num_printed = 0
     reasons: Counter[str] = Counter()
     for row in rows:
         if isinstance(row, QuarantinedRow):
             reasons[row.reason] += 1
             print(f"\nquarantined: {escape(row.row)}: {row.reason}: {escape(row.detail)}")
             continue
-        num_shown += 1
-        _show(num_shown, row)
-        if num_shown == num_rows:
+        num_printed += 1
+        _print_row(num_printed, row)
+        if num_printed == num_rows:
             break
-    if not num_shown:
+    if not num_printed:
         raise SourceError(f"no row can be sampled: {dict(reasons)}; look at source.columns and the templates")
-    if config.shards.run_on == "here":
-        _show_memory(config)
+    if config.shards.run_on == "here" and not theta.urls:
+        _print_memory(config)
     print("\nNothing was sampled.")
 
 
-def _show_memory(config: PipelineConfig) -> None:
-    """What the pair would take of this machine; nothing where no vLLM is installed, which `doctor` names.
+def _print_memory(config: PipelineConfig) -> None:
+    """Print the pair's memory plan on this machine; nothing where vLLM is not installed, which `doctor` reports.
 
-    Raises ConfigurationError, CapacityError or ModelError as loading would.
+    Raise ConfigurationError, CapacityError or ModelError as loading would.
     """
     theta, teacher = config.models.theta, config.models.teacher
-    if theta.urls:
-        return
     try:
         with quiet():
             from sampling.loading import plan_pair
@@ -68,7 +64,7 @@ def _show_memory(config: PipelineConfig) -> None:
     plan_pair(theta, teacher, config.engine, device, print)
 
 
-def _show(number: int, row: PreparedRow) -> None:
+def _print_row(number: int, row: PreparedRow) -> None:
     print(f"\nrow {number}, id {row.id}")
     for name, prompt in (("teacher", row.teacher_prompt), ("theta", row.theta_prompt)):
         print(f"  {name} reads:")

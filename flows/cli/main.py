@@ -1,4 +1,4 @@
-"""The command line: dual-sampling produce | validate | report | compare | sample | serve | bench | doctor | demo."""
+"""The entry point of the command line: produce, validate, report, compare, sample, serve, bench, doctor, demo."""
 
 from __future__ import annotations
 
@@ -20,29 +20,27 @@ INTERRUPTED = "interrupted; what is finished is kept, and the same command goes 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; every error is one line on stderr and an exit code."""
+    """Run one command; return its exit code. An error is one line on stderr."""
     args = parser().parse_args(argv)
     try:
         code = _run(args)
         sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
-        _complain(INTERRUPTED)
+        _print_error(INTERRUPTED)
         return FAILED
     except SystemExit as ended:
         if ended.code == TERMINATED:
-            _complain(INTERRUPTED)
+            _print_error(INTERRUPTED)
         raise
-    except BrokenPipeError as error:
-        if not _stdout_is_closed():
-            return _fail(error, args.debug)
-        return FAILED  # | head has read enough
     except Exception as error:  # the one place where a traceback becomes a line
+        if isinstance(error, BrokenPipeError) and _stdout_is_closed():
+            return FAILED  # its reader ended, as `| head` does
         return _fail(error, args.debug)
-    return code
 
 
 def _run(args: argparse.Namespace) -> int:
-    """Imports a command's module only when it runs: `--help` answers at once."""
+    """Run the command; its module is imported here, so that `--help` imports none of them."""
     match args.command:
         case "produce":
             return _produce(args)
@@ -104,44 +102,39 @@ def _produce(args: argparse.Namespace) -> int:
 
 
 def _fail(error: Exception, debug: bool) -> int:
+    """Print the error; return its exit code."""
     from sampling.errors import ConfigurationError, RefusedError, RunCancelledError
 
     if debug:
         traceback.print_exception(error)
-    if isinstance(error, ConfigurationError):
-        _complain(str(error))
-        return BAD_INPUT
-    if isinstance(error, RefusedError):
-        _complain(str(error))
-        return REFUSED
-    if isinstance(error, RunCancelledError):
-        _complain(str(error))
-        return FAILED
-    where = "" if debug else f" ({_log(error)})"
-    _complain(f"{type(error).__name__}: {error}{where}")
+    for kind, code in ((ConfigurationError, BAD_INPUT), (RefusedError, REFUSED), (RunCancelledError, FAILED)):
+        if isinstance(error, kind):
+            _print_error(str(error))
+            return code
+    _print_error(f"{type(error).__name__}: {error}{'' if debug else f' ({_log(error)})'}")
     return FAILED
 
 
 def _log(error: Exception) -> str:
-    """Writes the traceback to a new file that this user alone can read; says where."""
+    """Write the traceback to a new file that only this user can read; return the text that names it."""
     try:
         handle, path = tempfile.mkstemp(prefix="dual-sampling-", suffix=".log")
         with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
             traceback.print_exception(error, file=file)
-    except OSError:  # the disk may be what is wrong
+    except OSError:  # a full disk may be the error itself
         return "--debug shows the traceback"
     return f"traceback in {path}"
 
 
-def _complain(message: str) -> None:
-    """One line, whatever the message holds."""
+def _print_error(message: str) -> None:
+    """Print the message on stderr as one line, control characters escaped."""
     from flows.cli.terminal import escape
 
     print(f"dual-sampling: {escape(' '.join(message.split()))}", file=sys.stderr)
 
 
 def _stdout_is_closed() -> bool:
-    """Whether stdout is the pipe that broke; silences it, for the interpreter flushes it again at exit."""
+    """Return whether stdout is the broken pipe; if so redirect it to /dev/null: the interpreter flushes it at exit."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     if not any(event & select.POLLERR for _, event in poll.poll(0)):

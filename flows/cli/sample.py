@@ -1,4 +1,4 @@
-"""The `sample` command: one answer, token by token."""
+"""The `sample` command: streams one answer to the terminal, token by token."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import argparse
 import asyncio
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 from rich.console import Console
 
+from flows.cli.arguments import option_error
 from flows.cli.terminal import escape, legend, render, summary
 from flows.orchestration.quiet import quiet
 from sampling.config import EngineConfig, MixtureConfig, SamplingConfig
@@ -24,20 +25,20 @@ if TYPE_CHECKING:
 
     from sampling import DualSampler
 
-PROMPT_ID = "sample"
 CHAT = "{{ question }}{% if reference %}\nHint: {{ reference }}{% endif %}"
 PLAIN = "{% if system %}{{ system }}\n\n{% endif %}Q: " + CHAT + "\nA:"
 
 
 def sample(args: argparse.Namespace) -> None:
-    """Streams the answer to stdout, coloured if that is a terminal; the figures go to stderr."""
+    """Stream the answer to stdout, coloured if that is a terminal; print the summary to stderr."""
     if not args.question.strip():
         raise ConfigurationError("the question is empty; give a text")
     fixed = {"alpha_method": "fixed", "alpha": args.alpha} if args.alpha is not None else {}
-    mixture = _checked(MixtureConfig, {"preset": args.preset, "alpha_method": args.alpha_method, **fixed})
-    sampling = _checked(
-        SamplingConfig, {"max_tokens": args.max_tokens, "temperature": args.temperature, "seed": args.seed}
-    )
+    try:
+        mixture = MixtureConfig.preset(args.preset, **{"alpha_method": args.alpha_method, **fixed})
+        sampling = SamplingConfig(max_tokens=args.max_tokens, temperature=args.temperature, seed=args.seed)
+    except ValidationError as error:
+        raise option_error(error) from None
     from sampling import DualSampler
 
     with quiet(not args.debug):
@@ -53,16 +54,16 @@ def answer(
     system: str | None = None,
     reference: str | None = None,
 ) -> None:
-    """Streams one answer; `reference` is a hint that the teacher alone sees.
+    """Stream one answer; `reference` is a hint in the teacher's prompt alone.
 
-    Raises ConfigurationError when the question cannot be sampled.
+    Raise ConfigurationError when the question cannot be sampled.
     """
     fields = {"question": question, "system": system, "reference": None}
     try:
         prompt = DualPrompt(
             teacher=_prompt(sampler.teacher_tokenizer, fields | {"reference": reference}),
             theta=_prompt(sampler.theta_tokenizer, fields),
-            id=PROMPT_ID,
+            id="sample",
         )
         start = time.monotonic()
         tokens = asyncio.run(_stream(sampler, prompt, sampling))
@@ -71,17 +72,8 @@ def answer(
     print(summary(tokens, time.monotonic() - start), file=sys.stderr)
 
 
-def _checked(kind: type[Any], values: dict[str, Any]) -> Any:
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        detail = error.errors()[0]
-        option = "--" + "-".join(str(detail["loc"][0]).split("_"))
-        raise ConfigurationError(f"{option}: {detail['input']!r} is not allowed: {detail['msg']}") from None
-
-
 def _prompt(tokenizer: PreTrainedTokenizerBase, fields: dict[str, str | None]) -> str:
-    """The question as the model's chat template puts it, or plain lines for a model without one."""
+    """Return the question in the model's chat template, or as plain lines for a model without one."""
     if tokenizer.chat_template:
         template = PromptTemplate(tokenizer, style="chat", template=CHAT, system=fields["system"])
     else:
@@ -91,13 +83,12 @@ def _prompt(tokenizer: PreTrainedTokenizerBase, fields: dict[str, str | None]) -
 
 async def _stream(sampler: DualSampler, prompt: DualPrompt, sampling: SamplingConfig) -> list[DrawnToken]:
     console = Console(highlight=False, soft_wrap=True)
-    colored = console.is_terminal
-    if colored:
+    if console.is_terminal:
         console.print(legend())
     tokens = []
     async for token in sampler.stream(prompt, sampling):
         tokens.append(token)
-        if colored:
+        if console.is_terminal:
             console.print(render(token), end="")
         else:
             print(escape(token.text), end="", flush=True)

@@ -1,4 +1,4 @@
-"""The `serve` command: a pair's two vLLM servers, until Ctrl-C."""
+"""The `serve` command: runs the two models' vLLM servers until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from types import FrameType
 import yaml
 from pydantic import ValidationError
 
+from flows.cli.arguments import option_error
 from sampling.config import EngineConfig, ModelConfig
-from sampling.errors import ConfigurationError
 from sampling.served.serving import Servers, ServingConfig
 
-LINE_EVERY_S = 10.0  # where nobody watches: a line in a log
+LINE_EVERY_S = 10.0  # interval of progress lines where stderr is not a terminal
 
 
 def serve(args: argparse.Namespace) -> None:
-    """Starts both servers, prints their addresses with the lines for a configuration, waits.
+    """Start both servers, print their addresses and the lines for a configuration, wait.
 
-    Ctrl-C or SIGTERM stops both and is a normal end. Raises what `Servers` raises; a server that ends by itself is an
-    EngineDiedError.
+    Ctrl-C or SIGTERM stops both and is a normal end. Raise what `Servers` raises, EngineDiedError if a server ends by
+    itself.
     """
     config = _config(args)
     progress = _Progress()
@@ -31,7 +31,7 @@ def serve(args: argparse.Namespace) -> None:
         with _sigterm_as_ctrl_c():
             try:
                 with closing(Servers(config, progress)) as servers:
-                    _announce(config, servers)
+                    _print_addresses(config, servers)
                     servers.watch()
             finally:
                 progress.end_line()
@@ -53,28 +53,26 @@ def _config(args: argparse.Namespace) -> ServingConfig:
             logs=args.logs,
         )
     except ValidationError as error:
-        detail = error.errors()[0]
-        option = "--" + str(detail["loc"][0]).replace("_", "-")
-        raise ConfigurationError(f"{option}: {detail['input']!r} is not allowed: {detail['msg']}") from None
+        raise option_error(error) from None
 
 
-def _announce(config: ServingConfig, servers: Servers) -> None:
+def _print_addresses(config: ServingConfig, servers: Servers) -> None:
     theta_url, teacher_url = servers.urls
     print(f"theta    {theta_url}\nteacher  {teacher_url}\n\nFor a configuration (Ctrl-C stops both servers):\n")
     models = {
         "theta": {"model": config.theta.model, "url": theta_url},
         "teacher": {"model": config.teacher.model, "url": teacher_url},
     }
-    # a long path stays on its line
+    # the width keeps a long path on one line
     print(yaml.safe_dump({"models": models}, default_flow_style=None, sort_keys=False, width=10_000), flush=True)
 
 
 class _Progress:
-    """Which servers are starting, for how long: a line that is written over, or one now and then in a log."""
+    """Start-up progress on stderr: one overwritten line in a terminal, otherwise a line every LINE_EVERY_S."""
 
     def __init__(self) -> None:
         self._is_open = False  # whether the terminal's line is unfinished
-        self._named: Sequence[str] = ()
+        self._printed: Sequence[str] = ()
         self._printed_s = 0.0
 
     def __call__(self, starting: Sequence[str], elapsed_s: float) -> None:
@@ -84,12 +82,12 @@ class _Progress:
             self._is_open = True
             if not starting:
                 self.end_line()
-        elif list(starting) != list(self._named) or elapsed_s - self._printed_s >= LINE_EVERY_S:
+        elif list(starting) != list(self._printed) or elapsed_s - self._printed_s >= LINE_EVERY_S:
             print(text, file=sys.stderr, flush=True)
-            self._named, self._printed_s = starting, elapsed_s
+            self._printed, self._printed_s = starting, elapsed_s
 
     def end_line(self) -> None:
-        """Leave the line as it is; what comes next has its own."""
+        """End the terminal's line, so that the next output starts its own."""
         if self._is_open:
             print(file=sys.stderr)
         self._is_open = False

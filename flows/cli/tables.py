@@ -1,6 +1,8 @@
-"""A verdict, and a comparison of two, in a terminal."""
+"""The terminal tables of the commands `validate` and `compare`."""
 
 from __future__ import annotations
+
+from collections import Counter, defaultdict
 
 from flows.cli.terminal import escape
 from flows.compare import Judged, side_by_side
@@ -9,17 +11,16 @@ from validations.verdict import Verdict
 
 
 def print_verdict(dataset: Dataset, verdict: Verdict) -> None:
-    """Print the outcome in a few lines; refusals are the command's last word, on stderr."""
-    counts = dict.fromkeys(("passed", "failed", "not judged"), 0)
-    for check in verdict.checks:
-        counts[check.outcome] += 1
-    print(f"{escape(dataset.title)}: {', '.join(f'{num} {outcome}' for outcome, num in counts.items())}")
-    for line in verdict.warnings:
-        print(f"warning: {escape(line)}")
-    unjudged: dict[str, list[str]] = {}
+    """Print the number of checks by outcome, the warnings, the checks not judged; `refuse` raises the refusals."""
+    counts = Counter(check.outcome for check in verdict.checks)
+    outcomes = ", ".join(f"{counts[outcome]} {outcome}" for outcome in ("passed", "failed", "not judged"))
+    print(f"{escape(dataset.title)}: {outcomes}")
+    for warning in verdict.warnings:
+        print(f"warning: {escape(warning)}")
+    unjudged: dict[str, list[str]] = defaultdict(list)
     for check in verdict.checks:
         if check.outcome == "not judged":
-            unjudged.setdefault(check.why, []).append(check.name)
+            unjudged[check.why].append(check.name)
     for why, names in unjudged.items():
         print(f"not judged: {', '.join(names)} ({escape(why)})")
 
@@ -36,9 +37,6 @@ def print_comparison(judged: tuple[Judged, Judged]) -> None:
         table.add_column(Text(f"{dataset.title}\n{outcome}"), justify="right", overflow="fold")
     table.add_column("B − A", justify="right")
     for row in side_by_side(judged):
-        table.add_row(row["figure"], *(_shown(row[name]) for name in ("A", "B", "B − A")))
+        values = (row[column] for column in ("A", "B", "B − A"))
+        table.add_row(row["figure"], *("–" if value is None else f"{value:.6g}" for value in values))
     Console().print(table)
-
-
-def _shown(value: float | None) -> str:
-    return "–" if value is None else f"{value:.6g}"

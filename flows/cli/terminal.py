@@ -1,4 +1,4 @@
-"""How drawn tokens look in a terminal."""
+"""The rendering of sampled text in a terminal: control characters escaped, tokens coloured by α and mode."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ THETA_RGB = (79, 158, 255)  # α = 0
 TEACHER_RGB = (255, 158, 61)  # α = 1
 MODE_STYLES = {"mixed": "", "forced": "bold underline", "fallback": "reverse"}
 LEGEND_STEPS = 10
-# Cc moves the cursor or starts an escape sequence, Cf turns the reading direction, Cs cannot be encoded,
-# Zl and Zp break lines in some terminals alone.
+# Cc moves the cursor or starts an escape sequence, Cf changes the reading direction, Cs cannot be encoded,
+# Zl and Zp break lines in some terminals only.
 UNSAFE_CATEGORIES = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-SAFE_CONTROLS = "\n\t\u200c\u200d"  # the joiners build emoji and Persian, the other two are text
+SAFE_CONTROLS = "\n\t\u200c\u200d"  # newline and tab; the two joiners that emoji and Persian need
 
 
 def escape(text: str) -> str:
-    """The text with every character that could drive a terminal written out, e.g. ESC as `\\x1b`."""
+    """Return the text with every character that could control a terminal escaped, e.g. ESC as `\\x1b`."""
     return "".join(
         char.encode("unicode_escape").decode()
         if char not in SAFE_CONTROLS and unicodedata.category(char) in UNSAFE_CATEGORIES
@@ -32,20 +32,20 @@ def escape(text: str) -> str:
 
 
 def color_of(alpha: float) -> str:
-    """From theta's blue to the teacher's orange."""
+    """Return a colour between theta's blue (α = 0) and the teacher's orange (α = 1)."""
     red, green, blue = (round(a + alpha * (b - a)) for a, b in zip(THETA_RGB, TEACHER_RGB, strict=True))
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
 def render(token: DrawnToken) -> Text:
-    """One token in the colour of its α and the style of its mode."""
+    """Return one token in the colour of its α and the style of its mode."""
     from rich.text import Text
 
     return Text(escape(token.text), style=f"{MODE_STYLES[token.mode]} {color_of(token.alpha)}".strip())
 
 
 def legend() -> Text:
-    """What the colours and styles mean."""
+    """Return the line that explains the colours and styles."""
     from rich.text import Text
 
     text = Text("theta ")
@@ -59,13 +59,13 @@ def legend() -> Text:
 
 
 def summary(tokens: Sequence[DrawnToken], elapsed_s: float) -> str:
-    """What one streamed completion came to, in one line."""
+    """Return the summary of one completion: tokens by mode, mean α, mean logprobs, tokens/s."""
     num = len(tokens)
     if not num:
         return "no token drawn"
 
-    def mean(figure: str) -> float:
-        return sum(getattr(token, figure) for token in tokens) / num
+    def mean(name: str) -> float:
+        return sum(getattr(token, name) for token in tokens) / num
 
     counts = [f"{sum(token.mode == mode for token in tokens)} {mode}" for mode in MODES]
     logprobs = [f"{name} {mean(f'logprob_{name}'):.2f}" for name in ("q", "theta", "teacher")]

@@ -1,4 +1,4 @@
-"""The demo: q* against each model alone, on problems that neither has seen."""
+"""The `demo` command: compares q* with each model alone on held-out problems."""
 
 from __future__ import annotations
 
@@ -28,31 +28,28 @@ SAMPLING = SamplingConfig(max_tokens=64, temperature=1.0, seed=SEED)
 
 @dataclass(frozen=True)
 class Score:
-    """How one way of drawing did."""
+    """The results of one way of sampling."""
 
     solved: float  # share of the problems
     ended: float  # share of completions that ended with EOS
     alpha: float  # mean over tokens
-    logprob_theta: float  # mean over tokens, nats: how much it sounds like theta
+    logprob_theta: float  # mean over tokens, nats: the closeness to theta
     tokens_per_s: float
 
 
 def run_demo(output: str, num_problems: int) -> Path:
-    """Publishes a dataset of held-out problems, prints how q* did beside each model; returns the folder."""
+    """Publish a dataset of held-out problems, print the scores of q* and of each model; return the folder."""
     from flows.produce import run_produce
 
     source = _write_problems(Path(output), num_problems)
     result = run_produce(_config(source, output))
-    _say("Sampling theta alone and the teacher alone on the same prompts …")
+    print("Sampling theta alone and the teacher alone on the same prompts …", file=sys.stderr, flush=True)
     rows = _read_rows(result.path)
     scores = measure_alone(rows)
-    scores["q*, balanced"] = _score(rows, _tokens_per_s(result.path))
+    engine = json.loads((result.path / "manifest.json").read_text())["engine"]
+    scores["q*, balanced"] = _score(rows, engine["num_tokens"] / engine["total_s"])  # without loading, publishing
     print_table(scores, result.metrics)
     return result.path
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _write_problems(folder: Path, num: int) -> Path:
@@ -91,33 +88,21 @@ def _read_rows(dataset: Path) -> list[dict[str, Any]]:
 
     columns = ["id", "theta_prompt", "teacher_prompt", "answer", "completion", "finish_reason", "num_tokens",
                "mean_alpha", "mean_logprob_theta"]  # fmt: skip
-    return [
-        row
-        for path in sorted(dataset.glob("data/*.parquet"))
-        for row in pq.read_table(path, columns=columns).to_pylist()
-    ]
-
-
-def _tokens_per_s(dataset: Path) -> float:
-    """The engine's speed, without loading or publishing."""
-    engine = json.loads((dataset / "manifest.json").read_text())["engine"]
-    return float(engine["num_tokens"] / engine["total_s"])
+    rows: list[dict[str, Any]] = pq.read_table(dataset / "data", columns=columns).to_pylist()
+    return rows
 
 
 def measure_alone(rows: Sequence[dict[str, Any]]) -> dict[str, Score]:
-    """Each model by itself on the prompts of a published dataset: α = 0 is theta, α = 1 the teacher."""
+    """Score each model alone on a published dataset's prompts: α = 0 is theta, α = 1 the teacher."""
     from sampling import DualSampler
 
     with quiet():
         sampler = DualSampler(teacher=str(MODELS / "teacher"), theta=str(MODELS / "theta"))
     with sampler:
-        return {
-            "theta alone": _sample_alone(sampler, rows, alpha=0.0),
-            "teacher alone": _sample_alone(sampler, rows, alpha=1.0),
-        }
+        return {f"{name} alone": _sample(sampler, rows, alpha) for name, alpha in (("theta", 0.0), ("teacher", 1.0))}
 
 
-def _sample_alone(sampler: DualSampler, rows: Sequence[dict[str, Any]], alpha: float) -> Score:
+def _sample(sampler: DualSampler, rows: Sequence[dict[str, Any]], alpha: float) -> Score:
     mixture = MixtureConfig.preset("exploratory", alpha_method="fixed", alpha=alpha)
     prompts = [DualPrompt(teacher=row["teacher_prompt"], theta=row["theta_prompt"], id=row["id"]) for row in rows]
     start = time.monotonic()
@@ -149,7 +134,7 @@ def _score(rows: Sequence[dict[str, Any]], tokens_per_s: float) -> Score:
 
 
 def print_table(scores: dict[str, Score], metrics: dict[str, Any]) -> None:
-    """One line a way of drawing, then the dataset's own figures."""
+    """Print one line per way of sampling, then the dataset's own metrics."""
     from rich.console import Console
     from rich.table import Table
 

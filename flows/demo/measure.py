@@ -1,4 +1,4 @@
-"""The share of held-out problems that the demo models solve, sampled in plain torch.
+"""The evaluation of the demo models in plain torch: the share of held-out problems that each solves.
 
 python -m flows.demo.measure [--models DIR] [--num 1000]
 """
@@ -35,10 +35,10 @@ def sample(
     tokenizer: Tokenizer,
     seed: int,
 ) -> list[list[int]]:
-    """Draws one completion a row, at temperature 1, from the product of the models' distributions.
+    """Sample one completion per row, at temperature 1, from the product of the models' distributions.
 
-    Each view is a model with its own prompts, row for row. Token y is drawn with a probability proportional
-    to prod_i p_i(y)^weights[i] over the tokenizer's ids. Returns the new token ids, EOS included when drawn.
+    Each view is a model with its prompts, row for row. Token y has a probability proportional to
+    prod_i p_i(y)^weights[i] over the tokenizer's ids. Return the new token ids, EOS included when drawn.
     """
     generator = torch.Generator().manual_seed(seed)
     states = []
@@ -75,7 +75,7 @@ def _until_eos(token_ids: list[int], eos_token_id: int) -> list[int]:
 
 
 def score(completions: list[list[int]], problems: list[dict[str, str]], tokenizer: Tokenizer) -> Score:
-    """A problem is solved when the completion's final number is the reference's."""
+    """Return the score; a problem is solved when the completion's final number is the reference's."""
     texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
     solved = sum(final_answer(text) == final_answer(p["answer"]) for text, p in zip(texts, problems, strict=True))
     ended = sum(tokenizer.eos_token_id in token_ids for token_ids in completions)
@@ -83,7 +83,7 @@ def score(completions: list[list[int]], problems: list[dict[str, str]], tokenize
 
 
 def main() -> None:
-    """Prints the score of each model, of the teacher with less of a hint, and of the even mixture."""
+    """Print the score of each model, of the teacher with a shorter or no hint, of the mixture at α = 0.5."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", type=Path, default=Path(__file__).parent / "models")
     parser.add_argument("--num", type=int, default=1000)

@@ -1,4 +1,4 @@
-"""Arithmetic word problems in the shape of GSM8K rows.
+"""A generator of arithmetic word problems in GSM8K's format.
 
     {"question": "Mia has 48 shells. She gives away 19. How many shells are left?",
      "answer": "That is 48 - 19 = 29 shells.\n#### 29"}
@@ -17,11 +17,11 @@ Style = Literal["theta", "teacher"]
 
 NAMES = ("Mia", "Tom", "Ana", "Ben", "Eva", "Sam", "Lea", "Max")
 ITEMS = ("apples", "shells", "cards", "coins", "books", "stamps", "beads", "nuts")
-# How a worked step is worded. The choice says nothing about the problem, so a good model keeps it open.
+# Wordings of a worked step, independent of the problem: a good model cannot predict them.
 OPENINGS = ("That is", "It comes to", "So we get", "This makes")
 LINKS = ("=", "is", "gives")
 REMARKS = ("", " Good.", " That was easy.")
-# How often each model words it so: they differ as a student's style does from its teacher's.
+# Probability of each wording by model: they differ as a student's style does from its teacher's.
 STYLES: dict[Style, tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]] = {
     "theta": ((0.5, 0.3, 0.15, 0.05), (0.15, 0.6, 0.25), (0.2, 0.6, 0.2)),
     "teacher": ((0.05, 0.15, 0.3, 0.5), (0.6, 0.15, 0.25), (0.6, 0.15, 0.25)),
@@ -51,15 +51,15 @@ HELD_OUT_SHARE = 8
 
 
 def split_of(a: int, b: int) -> Split:
-    """The split that the pair of numbers belongs to: the same for (a, b) and (b, a), on every machine."""
+    """Return the split of a pair of numbers: the same for (a, b) and (b, a), on every machine."""
     digest = zlib.crc32(f"{min(a, b)},{max(a, b)}".encode())
     return "held_out" if digest % HELD_OUT_SHARE == 0 else "train"
 
 
 def generate_problems(num: int, seed: int, split: Split = "held_out") -> list[dict[str, str]]:
-    """Draws `num` problems with different questions; the same seed gives the same list.
+    """Return `num` problems with different questions, the same list for the same seed.
 
-    The held-out split has some 200,000 questions, the training split seven times as many; more would never end.
+    The held-out split has some 200,000 questions, the training split seven times as many; a larger `num` never ends.
     """
     rng = random.Random(f"{split} {seed}")  # a string seeds through SHA-512, the same on every Python
     problems: dict[str, str] = {}
@@ -76,7 +76,7 @@ def generate_problems(num: int, seed: int, split: Split = "held_out") -> list[di
 
 
 def _draw_numbers(operation: str, rng: random.Random) -> tuple[int, int, int]:
-    """Two numbers that suit the operation, then its result."""
+    """Return two numbers that suit the operation, with its result."""
     if operation in "+-":
         b, a = sorted(rng.sample(range(11, 100), 2))
         return (a, b, a + b) if operation == "+" else (a, b, a - b)
@@ -85,7 +85,7 @@ def _draw_numbers(operation: str, rng: random.Random) -> tuple[int, int, int]:
 
 
 def in_own_words(answer: str, style: Style, rng: random.Random) -> str:
-    """The answer of a problem, worded as one of the models does; it says nothing of the reference's wording."""
+    """Return a problem's answer in one model's style, drawn independently of the reference's wording."""
     found = re.fullmatch(r"\D+ (\d+ .* \d+) = (\d+) (\w+)\.\n(#### \d+)", answer)
     assert found is not None, answer
     step, result, item, final = found.groups()
@@ -96,11 +96,11 @@ def in_own_words(answer: str, style: Style, rng: random.Random) -> str:
 
 
 def prompt(question: str, hint: str | None = None) -> str:
-    """The plain prompt that both models were trained on; the hint is the teacher's alone."""
+    """Return the plain prompt that both models were trained on; only the teacher's has a hint."""
     return f"Q: {question}\nA:" if hint is None else f"Q: {question}\nHint: {hint}\nA:"
 
 
 def final_answer(text: str) -> str | None:
-    """The number after the last `####`, without thousands separators; None if there is none."""
+    """Return the number after the last `####`, without thousands separators; None if there is none."""
     found = re.findall(r"####\s*(-?[\d,]*\d)", text)
     return found[-1].replace(",", "") if found else None

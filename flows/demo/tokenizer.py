@@ -1,7 +1,7 @@
-"""The byte-level tokenizer that both demo models share.
+"""The byte-level BPE tokenizer of both demo models.
 
-256 byte tokens stand behind some 180 merges, so every UTF-8 text round-trips; digits are never merged, so
-that a model sees a number digit by digit.
+It has 256 byte tokens and some 180 merges, so every UTF-8 text round-trips; digits are never merged, so that a model
+reads a number digit by digit.
 """
 
 import random
@@ -25,15 +25,15 @@ CHAT_TEMPLATE = (
 
 
 def _worded(answer: str) -> str:
-    """The answer in both models' words."""
+    """Return the answer in both models' styles."""
     rng = random.Random(answer)
     return " ".join(in_own_words(answer, style, rng) for style in STYLES)
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Learns the merges from training problems; the same tokenizer every time.
+    """Learn the merges from training problems, deterministically.
 
-    `<|endoftext|>` ends and pads; nothing is put before a text.
+    `<|endoftext|>` is EOS and padding; there is no BOS.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

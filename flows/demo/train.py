@@ -1,9 +1,9 @@
-"""Trains the demo's two models from scratch on problems it generates.
+"""The training script of the demo's two models, from scratch on generated problems.
 
     python flows/demo/train.py --out flows/demo/models
 
-The teacher learns to solve a problem with the answer in its prompt; theta sees the question alone, and
-stops learning when it solves enough of the held-out problems to be worth teaching.
+The teacher is trained with the answer in its prompt; theta with the question alone, until it solves 40 % of 512
+held-out problems, so that the teacher still has something to add.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from flows.demo.measure import sample, score
 from flows.demo.problems import Style, final_answer, generate_problems, in_own_words, prompt
 from flows.demo.tokenizer import build_tokenizer
 
-IGNORED = -100  # the label that cross_entropy leaves out
+IGNORED = -100  # the label that cross_entropy ignores
 BATCH = 64
 WARM_UP_STEPS = 50
 SEED_STRIDE = 100_000  # more than the steps of a run, so that two runs share no batch
@@ -27,7 +27,7 @@ SEED_STRIDE = 100_000  # more than the steps of a run, so that two runs share no
 
 @dataclass(frozen=True)
 class Recipe:
-    """What differs between the two models."""
+    """The settings that differ between the two models."""
 
     vocab_size: int
     hidden_size: int
@@ -35,19 +35,19 @@ class Recipe:
     num_heads: int
     steps: int
     eval_every: int
-    hints: tuple[str, ...]  # what a training prompt's hint is, drawn evenly
-    stop_at: float | None = None  # the solved share that ends the training
+    hints: tuple[str, ...]  # kinds of a training prompt's hint, drawn uniformly
+    stop_at: float | None = None  # the share of solved problems that ends the training
 
 
 RECIPES: dict[Style, Recipe] = {
-    # Unequal widths, both above the tokenizer's 440 tokens, as the models of real families have them.
+    # Unequal vocabulary sizes, both above the tokenizer's 440 tokens, as in real model families.
     "theta": Recipe(448, 96, 3, 2, 1200, 50, ("none",), stop_at=0.40),
     "teacher": Recipe(512, 128, 3, 2, 500, 100, ("answer", "answer", "number", "none")),
 }
 
 
 def build_model(recipe: Recipe, eos_token_id: int) -> Qwen3ForCausalLM:
-    """A Qwen3 with heads of 64 columns, a size that vLLM's attention has on every device."""
+    """Return a Qwen3 with head_dim 64, which vLLM's attention supports on every device."""
     config = Qwen3Config(
         vocab_size=recipe.vocab_size,
         hidden_size=recipe.hidden_size,
@@ -67,7 +67,7 @@ def build_model(recipe: Recipe, eos_token_id: int) -> Qwen3ForCausalLM:
 
 
 def training_pairs(style: Style, recipe: Recipe, num: int, seed: int) -> list[tuple[str, str]]:
-    """Prompts with their completions, which are in the model's own words, whatever the hint's."""
+    """Return prompts with completions in the model's own style, whatever the hint's."""
     rng = random.Random(seed)
     pairs = []
     for problem in generate_problems(num, seed, split="train"):
@@ -78,7 +78,7 @@ def training_pairs(style: Style, recipe: Recipe, num: int, seed: int) -> list[tu
 
 
 def to_batch(pairs: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and labels, both [B, L] int64, padded on the right, where no causal model looks."""
+    """Return token ids and labels, both [B, L] int64, padded on the right, which a causal model does not attend to."""
     prompts, completions = (tokenizer(list(texts)).input_ids for texts in zip(*pairs, strict=True))
     rows = [(p, [*c, tokenizer.eos_token_id]) for p, c in zip(prompts, completions, strict=True)]
     length = max(len(p) + len(c) for p, c in rows)
@@ -91,7 +91,7 @@ def to_batch(pairs: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast) -
 
 
 def build_optimizers(model: Qwen3ForCausalLM) -> list[torch.optim.Optimizer]:
-    """Muon for the layers' matrices, AdamW for the rest: 600 steps solved 21 %, with AdamW alone 3 %."""
+    """Return Muon for the layers' matrices, AdamW for the rest: 600 steps solved 21 %, with AdamW alone 3 %."""
     matrices: list[torch.nn.Parameter] = []
     rest: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
@@ -103,7 +103,7 @@ def build_optimizers(model: Qwen3ForCausalLM) -> list[torch.optim.Optimizer]:
 
 
 def train(name: Style, recipe: Recipe, tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausalLM:
-    """Minimises the cross-entropy of the completions; prints the held-out score as it goes."""
+    """Minimise the cross-entropy of the completions; print the held-out score every `eval_every` steps."""
     torch.manual_seed(seed)
     model = build_model(recipe, tokenizer.eos_token_id)
     print(f"{name}: {model.num_parameters():,} parameters", flush=True)
@@ -140,7 +140,7 @@ def train(name: Style, recipe: Recipe, tokenizer: PreTrainedTokenizerFast, seed:
 
 
 def main() -> None:
-    """Writes `teacher` and `theta`, each a folder that vLLM and transformers load."""
+    """Write `teacher` and `theta`, each a folder that vLLM and transformers load."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,4 +1,4 @@
-"""What a run has to do with Prefect: fan-out, cancellation, artifacts, assets, events, progress, secrets, its server.
+"""The adapter between a run and Prefect: sampling runs, cancellation, artifacts, assets, events, secrets, server.
 
-The flows import it; it imports `tasks` and `sampling`, and never a flow or the command line.
+The flows and the command line import it. It imports `tasks` and `sampling`, and neither a flow nor the command line.
 """

@@ -1,4 +1,4 @@
-"""A run on the pages of Prefect: how far it is; its dataset's checks, figures, cost, place."""
+"""The Prefect artifacts of a run: its progress; its dataset's verdict, checks, metrics, cost and address."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from tasks.publish.documents import REPORT
 
 logger = logging.getLogger(__name__)
 
-# An update takes 9 ms, 2 of them this process's, and leaves an event in the server's database: 17,000 a day for two.
+# An update takes 9 ms, 2 of them in this process, and adds an event to the server's database: 17,000 a day for two.
 UPDATE_EVERY_S = 10.0
-TIMEOUT_S = 30.0  # of one call; nobody waits for it
-CLOSE_S = 5.0  # what the last updates are waited for; a server that is gone must not hold a finished run
+TIMEOUT_S = 30.0  # of one request, which only the sending thread waits for
+CLOSE_S = 5.0  # for the last updates: a server that is gone must not hold a finished run
 
 
 def show_quality(title: str, report: Mapping[str, Any], page: str | Path | None) -> None:
-    """Make the artifacts of the current run; `report` is what `tasks.publish.documents.as_json` gives of a verdict."""
+    """Create a verdict's artifacts; `report` is `tasks.publish.documents.as_json` of it, `page` its report.html."""
     key = key_of(title)
-    create_markdown_artifact(_markdown(title, report), key=f"{key}-verdict", description=f"Verdict on {title}")
+    create_markdown_artifact(_verdict(title, report), key=f"{key}-verdict", description=f"Verdict on {title}")
     create_table_artifact(
         [{"figure": name, "value": value} for name, value in report["figures"].items()],
         key=f"{key}-figures",
@@ -48,11 +48,11 @@ def show_quality(title: str, report: Mapping[str, Any], page: str | Path | None)
 
 
 def show_cost(title: str, manifest: Mapping[str, Any], dataset: str | Path) -> None:
-    """Make the artifacts of what a dataset cost, over all attempts and resumed runs, of what it lacks, of where it is.
+    """Create the artifacts of a dataset's cost over all attempts and resumed runs, its quarantine, its address.
 
-    `manifest` is its manifest.json; `dataset` the folder, or the URL, that it lies at.
+    `manifest` is its manifest.json; `dataset` its folder or URL.
     """
-    key, cost, reasons = key_of(title), cost_of(manifest), manifest["quarantine"]
+    key, cost, reasons = key_of(title), _cost(manifest), manifest["quarantine"]
     quarantine = [{"reason": reason, "num": num} for reason, num in sorted(reasons.items(), key=lambda item: -item[1])]
     create_table_artifact(
         [{"what": what, "value": _cell(value)} for what, value in cost.items()],
@@ -75,14 +75,15 @@ def show_cost(title: str, manifest: Mapping[str, Any], dataset: str | Path) -> N
 
 
 class ProgressArtifacts:
-    """Progress artifacts of the current flow run, sent by a thread of their own.
+    """A thread that sends the progress artifacts of the current flow run.
 
-    Prefect's server, slow or gone, neither delays nor fails the run.
+    Prefect's own functions for them block, and raise, where its server is slow or gone; this neither delays nor fails
+    the run.
     """
 
     def __init__(self) -> None:
         context = FlowRunContext.get()
-        assert context is not None, "shown on the pages of a flow run"
+        assert context is not None, "called within a flow run"
         assert context.flow_run is not None
         self._flow_run_id = context.flow_run.id
         self._waiting: dict[str, ArtifactCreate] = {}  # the latest of each key
@@ -93,8 +94,8 @@ class ProgressArtifacts:
         self._thread.start()
 
     def put(self, key: str, percent: float, text: str, task_run_id: UUID | None = None) -> None:
-        """Take what an artifact is to show; what it was to show before is dropped."""
-        page = ArtifactCreate(
+        """Queue an artifact's next content, in place of what is queued for the key."""
+        artifact = ArtifactCreate(
             key=key,
             type="progress",
             data=percent,
@@ -103,10 +104,10 @@ class ProgressArtifacts:
             task_run_id=task_run_id,
         )
         with self._lock:
-            self._waiting[key] = page
+            self._waiting[key] = artifact
 
     def close(self) -> None:
-        """Send what waits, or give it up after CLOSE_S."""
+        """Send what is queued, or drop it after CLOSE_S."""
         self._closed.set()
         self._thread.join(CLOSE_S)
 
@@ -122,25 +123,25 @@ class ProgressArtifacts:
                     for key in list(waiting):
                         self._send(client, key, waiting[key])
                         del waiting[key]
-                except Exception as error:  # whatever is the matter with Prefect, the run goes on
+                except Exception as error:  # a failure of Prefect's never ends the run
                     if not warned:
                         logger.warning("Prefect takes no progress: %s", error)
                     warned = True
                     with self._lock:
                         self._waiting = waiting | self._waiting
 
-    def _send(self, client: SyncPrefectClient, key: str, page: ArtifactCreate) -> None:
-        # Taken out, and back where it goes well: an artifact that somebody has deleted is made again.
-        artifact = self._ids.pop(key, None)
-        if artifact is None:
-            artifact = client.create_artifact(page).id
+    def _send(self, client: SyncPrefectClient, key: str, artifact: ArtifactCreate) -> None:
+        # Removed first, and put back on success: an artifact that somebody has deleted is created again.
+        id_ = self._ids.pop(key, None)
+        if id_ is None:
+            id_ = client.create_artifact(artifact).id
         else:
-            client.update_artifact(artifact, ArtifactUpdate(data=page.data, description=page.description))
-        self._ids[key] = artifact
+            client.update_artifact(id_, ArtifactUpdate(data=artifact.data, description=artifact.description))
+        self._ids[key] = id_
 
 
-def cost_of(manifest: Mapping[str, Any]) -> dict[str, int | float | None]:
-    """Tokens, seconds of the engine (its loading is not among them), speeds, attempts; None where nothing was timed."""
+def _cost(manifest: Mapping[str, Any]) -> dict[str, int | float | None]:
+    """Return tokens, engine seconds without loading, speeds, attempts; None where nothing was timed."""
     engine = manifest["engine"]
     total_s = engine.get("total_s")
     return {
@@ -159,13 +160,13 @@ def cost_of(manifest: Mapping[str, Any]) -> dict[str, int | float | None]:
     }
 
 
-def uri_of(place: str | Path) -> str:
-    """A folder's or a file's link; a URL is one."""
-    return place if isinstance(place, str) and "://" in place else Path(place).resolve().as_uri()
+def uri_of(address: str | Path) -> str:
+    """Return a path as a file:// link, a URL as it is."""
+    return address if isinstance(address, str) and "://" in address else Path(address).resolve().as_uri()
 
 
 def key_of(title: str) -> str:
-    """A title as Prefect takes it for an artifact's key."""
+    """Return a title as an artifact's key: lower-case letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "dataset"
 
 
@@ -178,16 +179,16 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 3)
 
 
-def _markdown(title: str, report: Mapping[str, Any]) -> str:
+def _verdict(title: str, report: Mapping[str, Any]) -> str:
     lines = [f"# {_escaped(title)}: {'passed' if report['passed'] else 'refused'}"]
-    for heading, found in (("Refused for", report["refusals"]), ("Warnings", report["warnings"])):
-        if found:
-            lines += [f"## {heading}", *(f"- {_escaped(line)}" for line in found)]
+    for heading, items in (("Refused for", report["refusals"]), ("Warnings", report["warnings"])):
+        if items:
+            lines += [f"## {heading}", *(f"- {_escaped(item)}" for item in items)]
     return "\n\n".join(lines)
 
 
 def _escaped(text: str) -> str:
-    """Text that Markdown does not take for its own; a value in it may come from the dataset."""
+    """Return text on one line with Markdown's characters escaped; a value in it may come from the dataset."""
     return re.sub(r"([\\`*_{}\[\]<>()#+!|~&-])", r"\\\1", " ".join(text.split()))
 
 

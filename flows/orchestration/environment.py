@@ -1,6 +1,6 @@
-"""Environment variables that the pipeline's libraries read when they are imported.
+"""Default environment variables of the libraries, which read them when they are imported.
 
-Import this module before Prefect, Great Expectations, datasets or vLLM. Values the user has set stay.
+Import this module before Prefect, Great Expectations, datasets or vLLM. Variables that are set already stay.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""How far a run is: in the terminal, in its log, on Prefect's pages."""
+"""The display of a run's progress: in the terminal, in its log, on Prefect's pages."""
 
 from __future__ import annotations
 
@@ -14,32 +14,31 @@ import pyarrow.parquet as pq
 from prefect.context import TaskRunContext
 from prefect.logging import get_run_logger
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as RichProgress
-from rich.text import Text
 
 from flows.orchestration.artifacts import ProgressArtifacts, key_of
 from tasks.run.folder import RunFolder
 from tasks.run.progress import Progress
 
-LINE_EVERY_S = 10.0  # where nobody watches: a line in a log
+LINE_EVERY_S = 10.0  # without a terminal: a line in a log
 
 
 @dataclass(slots=True)
 class Tally:
-    """Completions done of so many, how fast, how many of them quarantined."""
+    """Completions counted over shards: how many are done, quarantined, sampled in a second."""
 
     num_completions: int
     num_failed: int = 0
     num_done: int = 0
     num_engines: int = 1  # that draw at the same time
-    # Of this run's attempts alone; what an earlier run did says nothing of the speed of this one.
+    # Of this run's attempts alone, because an earlier run's speed is not this one's.
     num_new: int = 0
     num_tokens: int = 0
     sampling_s: float = 0.0
 
     def add(self, before: Progress | None, now: Progress) -> None:
-        """Take the figures of a shard, in the place of what was taken of it before."""
+        """Add a shard's progress since `before`, which was added already."""
         self.num_done += now.num_done - (before.num_done if before else 0)
         self.num_failed += now.num_failed - (before.num_failed if before else 0)
         if before is not None and now.sampling_s > before.sampling_s:  # else: what an attempt found done
@@ -80,24 +79,24 @@ class Tally:
 
 
 class RunProgress:
-    """Completions done, quarantined, tokens a second, time left; over all shards of a run."""
+    """The progress over all shards of a run: a bar in a terminal, else a line every LINE_EVERY_S."""
 
     def __init__(self, num_completions: int, num_quarantined: int, pages: ShardPages | None = None) -> None:
-        self._all = Tally(num_completions, num_quarantined)
+        self.tally = Tally(num_completions, num_quarantined)
         self._shards: dict[int, Progress] = {}
         self._pages = pages
-        self._printed: float | None = None
+        self._printed_at: float | None = None
         self._line = ""
         self._bar: RichProgress | None = None
 
     def __enter__(self) -> Self:
         if sys.stderr.isatty():
-            columns = (TextColumn("sampling"), BarColumn(), MofNCompleteColumn(), _Status(self))
+            columns = (TextColumn("sampling"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[status]}"))
             self._bar = RichProgress(*columns, console=Console(stderr=True))
-            self._bar.add_task("sampling", total=self._all.num_completions)
+            self._bar.add_task("sampling", total=self.tally.num_completions, status=self.tally.status())
             self._bar.start()
         if self._pages is not None:
-            self._pages.show(self._all)
+            self._pages.show(self.tally)
         return self
 
     def __exit__(
@@ -112,73 +111,54 @@ class RunProgress:
             self._pages.close()
 
     def __call__(self, shard: int, now: Progress) -> None:
-        """Take the figures of a shard so far."""
+        """Add and show a shard's progress so far."""
         before = self._shards.get(shard)
         self._shards[shard] = now
-        self._all.add(before, now)
-        is_to_sample = True
+        self.tally.add(before, now)
+        needs_sampling = True
         if self._pages is not None:
-            is_to_sample = self._pages.show_shard(shard, before, now)
-            self._pages.show(self._all)
+            needs_sampling = self._pages.show_shard(shard, before, now)
+            self._pages.show(self.tally)
         if self._bar is not None:
             with suppress(OSError):
-                self._bar.update(self._bar.task_ids[0], completed=self.num_done)
-        elif self._is_line_due(is_to_sample):
+                task = self._bar.task_ids[0]
+                self._bar.update(task, completed=self.tally.num_done, status=self.tally.status())
+        elif self._is_line_due(needs_sampling):
             self._print()
 
-    def _is_line_due(self, is_to_sample: bool) -> bool:
-        """The first line tells all that an earlier run has done: it waits for a shard that is not."""
-        return is_to_sample if self._printed is None else time.monotonic() - self._printed >= LINE_EVERY_S
+    def _is_line_due(self, needs_sampling: bool) -> bool:
+        """The first line waits for a shard that needs sampling, and so counts all that earlier runs have done."""
+        return needs_sampling if self._printed_at is None else time.monotonic() - self._printed_at >= LINE_EVERY_S
 
     def show_engines(self, num_engines: int) -> None:
-        """Take how many engines draw at the same time."""
-        self._all.num_engines = max(1, num_engines)
-
-    @property
-    def num_done(self) -> int:
-        """Completions that need no more sampling."""
-        return self._all.num_done
-
-    def status(self) -> str:
-        """Speed, time left, quarantined: `830 tok/s, 0:01:20 left, 2 quarantined`."""
-        return self._all.status()
+        """Set how many engines draw at the same time."""
+        self.tally.num_engines = max(1, num_engines)
 
     def _print(self) -> None:
-        self._printed = time.monotonic()
-        if self._line == (line := f"sampled {self._all}"):
+        self._printed_at = time.monotonic()
+        if self._line == (line := f"sampled {self.tally}"):
             return
         self._line = line
-        with suppress(OSError):  # a terminal that is gone ends no run
+        with suppress(OSError):  # a terminal that is gone does not end a run
             print(line, file=sys.stderr, flush=True)
 
 
-class _Status(ProgressColumn):
-    """The figures beside the bar."""
-
-    def __init__(self, progress: RunProgress) -> None:
-        super().__init__()
-        self._progress = progress
-
-    def render(self, task: Task) -> Text:
-        return Text(self._progress.status())
-
-
 class ShardPages:
-    """Prefect's progress artifacts of the current flow run: one of the whole, one of each shard that samples."""
+    """The progress artifacts of the current flow run: one of the whole, one of each shard that samples."""
 
     def __init__(self, folder: RunFolder, num_samples: int) -> None:
         self._folder = folder
         self._num_samples = num_samples
         self._title = f"{folder.name} {folder.version}"
         self._shards: dict[int, Tally] = {}  # those that sample
-        self._pages = ProgressArtifacts()
+        self._artifacts = ProgressArtifacts()
 
     def show(self, whole: Tally) -> None:
         """Show the whole run."""
-        self._pages.put(key_of(f"{self._title} progress"), whole.percent, f"{self._title}: {whole}")
+        self._artifacts.put(key_of(f"{self._title} progress"), whole.percent, f"{self._title}: {whole}")
 
     def show_shard(self, index: int, before: Progress | None, now: Progress) -> bool:
-        """Show a shard, and log its first word and its last; False for one that is found done, which needs neither."""
+        """Show a shard, and log its beginning and end. Return False, showing nothing, for one that was done before."""
         log = get_run_logger(run_id=self._folder.run_id[:12], shard=index)
         shard = self._shards.get(index)
         if shard is None:
@@ -195,7 +175,7 @@ class ShardPages:
                 del self._shards[index]
                 log.info("shard %05d is sampled: %s", index, shard)
         task = TaskRunContext.get()
-        self._pages.put(
+        self._artifacts.put(
             key_of(f"{self._title} shard {index:05d}"),
             shard.percent,
             f"shard {index:05d}: {shard}",
@@ -204,5 +184,5 @@ class ShardPages:
         return True
 
     def close(self) -> None:
-        """Send what is not sent."""
-        self._pages.close()
+        """Send the last updates."""
+        self._artifacts.close()

@@ -1,4 +1,4 @@
-"""Silence for what native libraries print while models load."""
+"""A redirection of stderr while models load, when vLLM's C++ side prints some ten lines a model."""
 
 from __future__ import annotations
 
@@ -11,20 +11,17 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet(enabled: bool = True) -> Iterator[None]:
-    """Sends file descriptor 2 to a file that is dropped: vLLM's C++ side prints some ten lines a model.
-
-    Python's errors are not lost: they travel as exceptions.
-    """
+    """Send file descriptor 2 to a temporary file, which is dropped. Exceptions pass through."""
     if not enabled:
         yield
         return
     sys.stderr.flush()
     with tempfile.TemporaryFile() as sink:
-        kept = os.dup(2)
+        stderr = os.dup(2)
         try:
             os.dup2(sink.fileno(), 2)
             yield
         finally:
             sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(stderr, 2)
+            os.close(stderr)

@@ -1,4 +1,4 @@
-"""The flow runs that sample a run's shards, as Prefect knows them."""
+"""A client of Prefect for the flow runs that sample a run's shards."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tasks.run.folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
-TAG_LABEL = "dual-sampling.sampled-by"  # of a run: the tag of those that sample for it
-CANCEL_S = 20.0  # a worker hears of it within seconds, and an engine's last commit is quick
+TAG_LABEL = "dual-sampling.sampled-by"  # on a run: the tag of the runs that sample for it
+CANCEL_S = 20.0  # a worker notices a cancellation within seconds, and an engine's last commit is quick
 
 
 def cancel_sampling(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Cancel the runs that sample for a run which was cancelled: a hook, for its process may have had no time to."""
+    """Cancel the runs that sample for a cancelled run: a hook, because the run's process may be gone."""
     with get_client(sync_client=True) as client:
         tag = client.read_flow_run(flow_run.id).labels.get(TAG_LABEL)
         for run in _read(client, str(tag)) if tag is not None else ():
@@ -35,7 +35,7 @@ def cancel_sampling(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) 
 
 
 class SamplingRuns:
-    """Starts runs of a deployment for one work folder, watches them, cancels them.
+    """The runs of a deployment for one work folder: starts, reads and cancels them.
 
     Every method raises httpx.HTTPError when the server does not answer.
     """
@@ -44,9 +44,9 @@ class SamplingRuns:
         """Raises ConfigurationError when the server has no such deployment, or no worker could ever run it."""
         self.deployment = deployment
         self._folder = folder
-        work = hashlib.sha256(folder.address(folder.work).encode()).hexdigest()
+        self._work = folder.address(folder.work)
+        self._tag = f"dual-sampling-work:{hashlib.sha256(self._work.encode()).hexdigest()[:12]}"
         self._num_started = 0
-        self._tag = f"dual-sampling-work:{work[:12]}"
         with get_client(sync_client=True) as client:
             try:
                 found = client.read_deployment_by_name(deployment)
@@ -58,83 +58,74 @@ class SamplingRuns:
             if found.work_pool_name is None:
                 raise ConfigurationError(f"{deployment} has no work pool; deploy it again from this prefect.yaml")
             self.pool = found.work_pool_name
-            own = _own_run()
-            self._holds_worker = own is not None and own.work_pool_name == self.pool
+            context = FlowRunContext.get()
+            current = None if context is None else context.flow_run
+            self._holds_worker = current is not None and current.work_pool_name == self.pool
             if self._holds_worker and self._num_online(client) == 1:
                 raise ConfigurationError(
                     f"this run holds the only worker of the work pool {self.pool!r}, so no shard would ever be"
                     " sampled: run it in another pool (produce-dataset/produce-on-many-gpus), or shards.run_on: here"
                 )
-            if own is not None:
-                client.update_flow_run_labels(own.id, {TAG_LABEL: self._tag})
-            # An earlier run in this work folder may have been killed, and those that it has started go on.
-            earlier = _read(client, self._tag)
-            self._over = {run.id for run in earlier if _is_over(run)}
+            if current is not None:
+                client.update_flow_run_labels(current.id, {TAG_LABEL: self._tag})
+            # An earlier run in this work folder may have been killed while the runs that it started go on.
+            self._ended_before = {run.id for run in _read(client, self._tag) if _has_ended(run)}
 
     def num_workers(self) -> int:
-        """How many workers of the pool are there for them."""
+        """Return how many workers of the pool are online, without the one that runs the current flow run."""
         with get_client(sync_client=True) as client:
             return max(0, self._num_online(client) - self._holds_worker)
 
     def start(self) -> None:
-        """Ask for one more, which is shown below the current flow run."""
+        """Start one more run, which Prefect shows below the current flow run."""
         self._num_started += 1
-        folder = self._folder
         run = run_deployment(
             self.deployment,
-            parameters={"work": folder.address(folder.work)},
-            flow_run_name=f"{folder.name} {folder.version} #{self._num_started}",
+            parameters={"work": self._work},
+            flow_run_name=f"{self._folder.name} {self._folder.version} #{self._num_started}",
             tags=[self._tag],
             timeout=0,
         )
-        assert isinstance(run, FlowRun)  # a coroutine only where a loop runs
+        assert isinstance(run, FlowRun)  # a coroutine only in an event loop
         logger.info("asked %s for %s", self.deployment, run.name)
 
     def read(self) -> list[FlowRun]:
-        """Those that had not ended at the beginning, and those started since."""
+        """Return the runs that had not ended at the beginning, and those started since."""
         with get_client(sync_client=True) as client:
-            return self._read_ours(client)
+            return self._read_own(client)
 
     def lose(self, run: FlowRun, why: str) -> None:
-        """Say of a run that it is dead: its worker, who would say so, is dead too."""
+        """Set a run's state to Crashed: its worker, which would do so, is gone, too."""
         logger.warning("%s is lost: %s", run.name, why)
         with get_client(sync_client=True) as client:
             client.set_flow_run_state(run.id, Crashed(message=why), force=True)
 
     def withdraw(self) -> list[FlowRun]:
-        """Cancel those that wait for a worker; give those that are at work."""
+        """Cancel the runs that wait for a worker; return those that have begun and not ended."""
         with get_client(sync_client=True) as client:
             return self._withdraw(client)
 
     def cancel(self) -> None:
-        """Cancel all, and wait for their ends; after CANCEL_S without one, go without."""
+        """Cancel all runs, and wait for their ends, CANCEL_S at most."""
         deadline = time.monotonic() + CANCEL_S
         with get_client(sync_client=True) as client:
-            for run in self._read_ours(client):
+            for run in self._read_own(client):
                 _cancel(client, run)
             while self._withdraw(client) and time.monotonic() < deadline:
                 time.sleep(0.5)
 
     def _withdraw(self, client: SyncPrefectClient) -> list[FlowRun]:
-        at_work = []
-        for run in self._read_ours(client):
-            if _waits(run):
-                _cancel(client, run)
-            elif not _is_over(run):
-                at_work.append(run)
-        return at_work
+        runs = self._read_own(client)
+        for run in filter(_waits, runs):
+            _cancel(client, run)
+        return [run for run in runs if not _waits(run) and not _has_ended(run)]
 
-    def _read_ours(self, client: SyncPrefectClient) -> list[FlowRun]:
-        """By the tag: the answer to a request for a run may have been lost."""
-        return [run for run in _read(client, self._tag) if run.id not in self._over]
+    def _read_own(self, client: SyncPrefectClient) -> list[FlowRun]:
+        """Find the runs by their tag: the answer to a request for a run may have been lost."""
+        return [run for run in _read(client, self._tag) if run.id not in self._ended_before]
 
     def _num_online(self, client: SyncPrefectClient) -> int:
         return sum(worker.status == WorkerStatus.ONLINE for worker in client.read_workers_for_work_pool(self.pool))
-
-
-def _own_run() -> FlowRun | None:
-    context = FlowRunContext.get()
-    return None if context is None else context.flow_run
 
 
 def _read(client: SyncPrefectClient, tag: str) -> list[FlowRun]:
@@ -146,8 +137,8 @@ def _read(client: SyncPrefectClient, tag: str) -> list[FlowRun]:
 
 
 def _cancel(client: SyncPrefectClient, run: FlowRun) -> None:
-    """One that has begun is ended by its worker, which then says so."""
-    if not _is_over(run):
+    """Cancel a run; its worker ends one that has begun, then sets Cancelled."""
+    if not _has_ended(run):
         client.set_flow_run_state(run.id, Cancelled() if _waits(run) else Cancelling())
 
 
@@ -155,5 +146,5 @@ def _waits(run: FlowRun) -> bool:
     return run.state is not None and (run.state.is_scheduled() or run.state.is_pending())
 
 
-def _is_over(run: FlowRun) -> bool:
+def _has_ended(run: FlowRun) -> bool:
     return run.state is not None and run.state.is_final()

@@ -1,4 +1,4 @@
-"""Keys and tokens, from the environment or from Prefect's Secret blocks."""
+"""Credentials from the environment or from Prefect's Secret blocks."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ HUB_TOKEN = "dual-sampling-hub-token"
 
 
 def server_keys(config: PipelineConfig) -> dict[str, str]:
-    """The API keys of served models, by the environment variable that the engine's process reads.
+    """Return API keys of served models, by the environment variable that the engine's process reads.
 
-    A variable that holds one stays; else the Secret block dual-sampling-theta-api-key (…-teacher-…), where there is
-    one.
+    They come from the Secret blocks dual-sampling-theta-api-key and dual-sampling-teacher-api-key. A key is left out
+    where its variable is set already, or its block does not exist.
     """
     keys = {}
     for name in ("theta", "teacher") if config.models.theta.urls else ():
@@ -30,46 +30,42 @@ def server_keys(config: PipelineConfig) -> dict[str, str]:
     return keys
 
 
-def storage_options(place: str) -> dict[str, Any]:
-    """What an object store is asked with, besides AWS_* of the environment: the Secret block dual-sampling-storage.
+def storage_options(address: str) -> dict[str, Any]:
+    """Return s3fs's options for an object store (key, secret, endpoint_url, …), besides AWS_* of the environment.
 
-    It holds an object of s3fs's options: key, secret, endpoint_url, …. Empty for a folder, and where no Prefect server
-    is set, for one would have to be started to look. Raises ConfigurationError for anything but an object.
+    They come from the Secret block dual-sampling-storage. Empty for a folder, and without PREFECT_API_URL, because a
+    server would have to be started to look. Raises ConfigurationError for anything but an object.
     """
-    if "://" not in place or PREFECT_API_URL.value() is None:
+    if "://" not in address or PREFECT_API_URL.value() is None:
         return {}
-    options = _loaded(STORAGE)
-    if options is None:
-        return {}
-    if not isinstance(options, dict):
+    options = _load(STORAGE)
+    if options is not None and not isinstance(options, dict):
         raise ConfigurationError(
             f"the Prefect Secret block {STORAGE} holds a {type(options).__name__}; store an object:"
             ' {"key": …, "secret": …, "endpoint_url": …}'
         )
-    return options
+    return options or {}
 
 
 def stored(block: str) -> str | None:
-    """What a Secret block of this name holds, None where there is none. Raises ConfigurationError for no text."""
-    value = _loaded(block)
-    if value is None:
-        return None
+    """Return the text of a Secret block, None without such a block. Raises ConfigurationError for no text."""
+    value = _load(block)
     if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)  # Prefect reads what looks like JSON as JSON
-    if not isinstance(value, str):
+        return str(value)  # Prefect parses what looks like JSON
+    if value is not None and not isinstance(value, str):
         raise ConfigurationError(f"the Prefect Secret block {block} holds a {type(value).__name__}; store a text")
     return value
 
 
-def _loaded(block: str) -> Any:
+def _load(block: str) -> Any:
     try:
         secret = Secret.load(block)
-    except ValueError:  # what Prefect raises for a block that is not there
+    except ValueError:  # Prefect's error for a block that does not exist
         return None
     except HTTPError as error:
         raise ConfigurationError(
             f"Prefect's server ({PREFECT_API_URL.value()}) was asked for the Secret block {block} and does not answer"
             f" ({type(error).__name__}); start it, or unset PREFECT_API_URL"
         ) from error
-    assert isinstance(secret, Secret)  # a coroutine only where a loop runs
+    assert isinstance(secret, Secret)  # a coroutine only in an event loop
     return secret.get()

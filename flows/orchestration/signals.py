@@ -1,4 +1,4 @@
-"""What SIGTERM does to a run's process, which docker stop, systemd, Slurm and `timeout` send it."""
+"""The SIGTERM handler of a run's process; docker stop, systemd, Slurm and `timeout` send that signal."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import sys
 import threading
 from types import FrameType
 
-TERMINATED = 128 + signal.SIGTERM  # the exit status, as a shell has it
+TERMINATED = 128 + signal.SIGTERM  # the exit status that a shell reports
 
 
 def exit_on_sigterm() -> None:
-    """Let SIGTERM end this process as `sys.exit` does, unless somebody else has a use for it.
+    """Let SIGTERM end this process as `sys.exit` does, unless another handler is installed.
 
-    Prefect hands the signal on to whoever had it before the flow. With nobody there the process dies at that moment:
-    the run stays Running for ever, its hooks tell nobody, and a temporary server is left behind.
+    A flow run passes the signal on to the handler that was installed before it. Without one the process dies at once:
+    the flow run stays Running, its hooks do not run, and a temporary server is left behind.
     """
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _exit)

@@ -1,4 +1,4 @@
-"""The text of a growing completion."""
+"""Incremental detokenization of a completion."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class Detokenizer:
         self.text = ""
 
     def append(self, token_id: int) -> str:
-        """What this token adds to the text."""
+        """Return the text that this token adds."""
         piece: str = self._stream.step(self._backend, token_id) or ""
         self.text += piece
         return piece
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
-    """The text of a completion, special tokens left out."""
+    """Return the text of a completion without special tokens."""
     text = tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
     assert isinstance(text, str)
     return text

@@ -1,11 +1,11 @@
-"""Two engines in lockstep.
+"""The engine that advances two models in lockstep.
 
-A step: admit rows, run both models, mix their logits on the device, draw one token a row, hand the same ids to
-both engines. One thread decides everything, so there is no barrier, no timeout, nothing to dead-lock.
+A step: admit rows, run both models, mix their logits on the device, draw one token per row, append the same ids in
+both models. One thread runs all of it, so there is no barrier, no timeout, no dead-lock.
 
-On a GPU two steps are in flight: a step is launched before the tokens of the last one are on the host, so that
-Python's work hides behind the models'. A row whose last token may be known by its number stops in time; one that an
-EOS or a stop string ends has by then been drawn one token more, which is dropped.
+On a GPU two steps are in flight: a step is launched before the tokens of the previous one are on the host, which hides
+Python's work behind the models'. A row at `max_tokens` stops in time; a row ended by an EOS or a stop string has been
+drawn one token more by then, which is dropped.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sampling.engine.drawer import Drawer
 from sampling.engine.host_copy import HostCopy, on_device
+from sampling.engine.mixture_sampler import MixtureSampler
 from sampling.engine.model import Model
 from sampling.engine.request import Request, RequestContext
 from sampling.engine.scheduler import Scheduler
@@ -31,11 +31,11 @@ from sampling.errors import LockstepError
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One token of each of some rows, on its way to the host."""
+    """One drawn token of each of B rows, being copied to the host."""
 
     request_ids: list[str]
     rows: list[Request]
-    drawn: HostCopy  # token ids [B] int64, figures [B, DIAGNOSTICS + FLAGS] float64
+    drawn: HostCopy  # token ids [B] int64, diagnostics [B, DIAGNOSTICS + FLAGS] float64
     watch: Stopwatch
 
 
@@ -53,33 +53,35 @@ class LockstepEngine:
         fused: bool = False,
     ) -> None:
         self.theta, self.teacher = theta, teacher
+        # theta first, unless only theta is in workers: those are waited for last
+        self._models = sorted((("theta", theta), ("teacher", teacher)), key=lambda item: item[1].is_remote)
         self.num_ids = num_ids  # ids that both models know; columns past them are padding
         self.max_num_seqs = max_num_seqs
         self.scheduler = Scheduler(theta, teacher, max_num_seqs, shared_weights=isinstance(theta, SharedWeightsView))
         self.stats = SamplingStats()
-        self._drawer = Drawer(self.stats, fused=fused)
+        self._sampler = MixtureSampler(self.stats, fused=fused)
         self._steps_in_flight = steps_in_flight
         self._in_flight: deque[Step] = deque()
-        self._is_poisoned = False  # a step was begun and not ended: vLLM's caches may name blocks that nobody computed
-        # The stream of the thread that loaded: vLLM gives each thread its own, and a step may be any thread's.
+        self._is_poisoned = False  # a step did not end: vLLM's caches may name blocks that were never computed
+        # The stream of the loading thread: vLLM gives each thread its own, and `step` runs in any thread.
         is_cuda = theta.device.type == "cuda"
         self._stream = torch.cuda.current_stream(theta.device) if is_cuda else None
 
     def close(self) -> None:
-        """Give both models' memory back."""
+        """Free both models' memory."""
         self.theta.close()
         self.teacher.close()
 
     def abort(self, context: RequestContext) -> None:
-        """Drop all rows of one call; what is in flight of them is passed over when it arrives."""
+        """Drop all rows of one call; their tokens in flight are ignored on arrival."""
         self._release(self.scheduler.withdraw(context))
 
     @torch.inference_mode()
     def step(self) -> None:
-        """Launch a token for every row that runs after admission, take in the oldest that are on their way.
+        """Admit rows, launch a token for each running one; collect the oldest step in flight.
 
-        The latter once as many steps are in flight as may be, or nothing is left to launch. Raises LockstepError when
-        an earlier step was broken off.
+        A step is collected once `steps_in_flight` of them are pending, or nothing is left to launch. Raises
+        LockstepError when an earlier step was broken off.
         """
         if self._is_poisoned:
             raise LockstepError(
@@ -96,9 +98,9 @@ class LockstepEngine:
         self._is_poisoned = False
 
     def _launch(self) -> bool:
-        """Put one step in flight; False when no row wants a token."""
+        """Launch one step; return False when no row needs a token."""
         for request_id, row in self.scheduler.admit():
-            # one token more than needed: rows end here, never inside vLLM
+            # one more than needed: rows end here, never inside vLLM
             max_tokens = row.context.sampling.max_tokens + 1
             self.theta.add(request_id, row.theta_prompt, max_tokens)
             self.teacher.add(request_id, row.teacher_prompt, max_tokens)
@@ -107,55 +109,48 @@ class LockstepEngine:
         if not num_rows:
             return False
         watch = Stopwatch(self.theta.device)
-        watch.mark("start")
         forwards = self._forward(num_rows, watch)
         request_ids, theta_logits = forwards["theta"]
         teacher_order, teacher_logits = forwards["teacher"]
         rows = [running[request_id] for request_id in request_ids]
         teacher_logits = _reordered(teacher_logits, teacher_order, request_ids)
-        token_ids, diagnostics = self._drawer.draw(rows, theta_logits, teacher_logits, self.num_ids)
+        token_ids, diagnostics = self._sampler.draw(rows, theta_logits, teacher_logits, self.num_ids)
         watch.mark("mixing")
         tokens = {"theta": token_ids, "teacher": _reordered(token_ids, request_ids, teacher_order)}
-        for name, model in self._local_first():
+        for name, model in self._models:
             model.set_sampled_tokens(tokens[name])
             watch.mark(name)
         self._in_flight.append(Step(request_ids, rows, HostCopy(token_ids, diagnostics), watch))
         if drawn := [request_id for request_id, row in zip(request_ids, rows, strict=True) if row.is_drawn]:
-            self._finish(drawn)  # vLLM is not to schedule them again
+            self._finish(drawn)  # or vLLM would schedule them again
         return True
 
     def _forward(self, num_rows: int, watch: Stopwatch) -> dict[str, tuple[list[str], Tensor]]:
-        """Both models' forward passes, at the same time where one is in workers of its own."""
+        """Run both forward passes, concurrently where one model is in worker processes."""
         for model in (self.theta, self.teacher):
             if model.is_remote:
                 model.begin_forward(num_rows)
         forwards = {}
-        for name, model in self._local_first():
+        for name, model in self._models:
             forwards[name] = model.forward(num_rows)
             watch.mark(name)
         return forwards
 
-    def _local_first(self) -> list[tuple[str, Model]]:
-        """Theta, then the teacher; the other way round where theta alone is in workers: those are waited for."""
-        models: list[tuple[str, Model]] = [("theta", self.theta), ("teacher", self.teacher)]
-        return sorted(models, key=lambda named: named[1].is_remote)
-
     def _collect(self, step: Step) -> None:
-        """Give the rows of the oldest step in flight their tokens."""
+        """Wait for a step's tokens; append them to its rows."""
         token_ids, diagnostics = step.drawn.wait()
-        watch = Stopwatch(self.theta.device)
-        watch.mark_host("start")
+        watch = Stopwatch(self.theta.device, is_host=True)
         self.theta.update_from_output()
-        watch.mark_host("theta")
+        watch.mark("theta")
         self.teacher.update_from_output()
-        watch.mark_host("teacher")
+        watch.mark("teacher")
         request_ids, rows = step.request_ids, step.rows
-        alive = [place for place, request_id in enumerate(request_ids) if request_id in self.scheduler.running]
-        if len(alive) < len(rows):  # an EOS of the step before, or a call that was left
-            request_ids, rows = [request_ids[place] for place in alive], [rows[place] for place in alive]
+        alive = [index for index, request_id in enumerate(request_ids) if request_id in self.scheduler.running]
+        if len(alive) < len(rows):  # some ended by an EOS in the previous step, or their call was aborted
+            request_ids, rows = [request_ids[index] for index in alive], [rows[index] for index in alive]
             token_ids, diagnostics = token_ids[alive], diagnostics[alive]
-        self._release(self._drawer.distribute(request_ids, rows, token_ids, diagnostics))
-        watch.mark_host("mixing")
+        self._release(self._sampler.distribute(request_ids, rows, token_ids, diagnostics))
+        watch.mark("mixing")
         for parts in (step.watch.parts(), watch.parts()):
             self.stats.theta_s += parts.get("theta", 0.0)
             self.stats.teacher_s += parts.get("teacher", 0.0)
@@ -173,8 +168,8 @@ class LockstepEngine:
 
 
 def _reordered(values: Tensor, order: list[str], wanted: list[str]) -> Tensor:
-    """Rows [B, …] that stand in one order of request ids, put into another: each engine orders its own batch."""
+    """Permute rows [B, …] from one order of request ids to another: each model orders its own batch."""
     if order == wanted:
         return values
-    places = {request_id: place for place, request_id in enumerate(order)}
-    return values[on_device([places[request_id] for request_id in wanted], values.device)]
+    indices = {request_id: index for index, request_id in enumerate(order)}
+    return values[on_device([indices[request_id] for request_id in wanted], values.device)]

@@ -1,4 +1,4 @@
-"""One completion in flight."""
+"""The state of one completion while it is sampled."""
 
 from __future__ import annotations
 
@@ -16,17 +16,14 @@ from sampling.errors import RowError
 from sampling.mixture.draw import row_key
 from sampling.results import DIAGNOSTICS, MODES, DrawnToken, DualOutput, FailedRow, FinishReason, TokenDiagnostics
 
-ALPHA, MODE = DIAGNOSTICS.index("alpha"), DIAGNOSTICS.index("mode")
-LOGPROBS = DIAGNOSTICS.index("logprob_q"), DIAGNOSTICS.index("logprob_theta"), DIAGNOSTICS.index("logprob_teacher")
-
-NUM_KEPT = 64  # tokens that a row's figures have room for at first; it doubles
+INITIAL_CAPACITY = 64  # tokens that a row's diagnostics hold at first; it doubles
 
 Inbox = deque["DualOutput | Future[DualOutput] | FailedRow | DrawnToken"]
 
 
 @dataclass(frozen=True, eq=False)
 class RequestContext:
-    """What the rows of one call share."""
+    """The settings, tokenizer and output queue that the rows of one call share."""
 
     mixture: MixtureConfig
     sampling: SamplingConfig
@@ -34,7 +31,7 @@ class RequestContext:
     tokenizer: PreTrainedTokenizerBase
     inbox: Inbox = field(default_factory=deque)
     streamed: bool = False
-    finisher: Executor | None = None  # where a finished row's text and columns are made; None: at once
+    finisher: Executor | None = None  # builds the outputs of finished rows; None: build them inline
 
 
 class Request:
@@ -52,27 +49,31 @@ class Request:
         self.theta_prompt, self.teacher_prompt = theta_prompt, teacher_prompt
         self.context = context
         self.key = row_key(row_id, sample_idx)
-        self.num_drawn = 0  # tokens; with two steps in flight the last one may not be in token_ids yet
+        self.num_drawn = 0  # tokens; with two steps in flight the last may not be in token_ids yet
         self.token_ids: list[int] = []
-        self._diagnostics = np.empty((NUM_KEPT, len(DIAGNOSTICS)))
-        watched = context.streamed or context.sampling.stop
-        self._detokenizer = Detokenizer(context.tokenizer) if watched else None
+        self._diagnostics = np.empty((INITIAL_CAPACITY, len(DIAGNOSTICS)))
+        needs_text = context.streamed or context.sampling.stop
+        self._detokenizer = Detokenizer(context.tokenizer) if needs_text else None
 
     @property
     def is_drawn(self) -> bool:
-        """Its last token was drawn, whatever it is."""
+        """Whether `max_tokens` tokens were drawn."""
         return self.num_drawn >= self.context.sampling.max_tokens
 
     def append(self, token_id: int, diagnostics: NDArray[np.float64]) -> bool:
-        """Take a drawn token with its figures (in the order of DIAGNOSTICS); True when the row is finished.
+        """Append a drawn token with its DIAGNOSTICS [F]; return True when the row is finished.
 
-        A streamed token, and the output of a finished row, go to the inbox.
+        Puts a streamed token, or the output of a finished row, into the context's inbox.
         """
         if len(self.token_ids) == len(self._diagnostics):
             self._diagnostics = np.concatenate([self._diagnostics, np.empty_like(self._diagnostics)])
         self._diagnostics[len(self.token_ids)] = diagnostics
         self.token_ids.append(token_id)
-        reason: FinishReason | None = self._ends_with(token_id)
+        reason: FinishReason | None = None
+        if token_id in self.context.eos_ids:
+            reason = "eos"
+        elif token_id in self.context.sampling.stop_token_ids:
+            reason = "stop"
         piece, stop_at = "", None
         if self._detokenizer and reason is None:
             piece = self._detokenizer.append(token_id)
@@ -82,7 +83,7 @@ class Request:
         if reason is None and len(self.token_ids) >= self.context.sampling.max_tokens:
             reason = "length"
         if self.context.streamed:
-            self.context.inbox.append(self._drawn(token_id, piece, diagnostics, reason))
+            self.context.inbox.append(_drawn_token(token_id, piece, diagnostics, reason))
         elif reason is not None:
             finisher = self.context.finisher
             output = finisher.submit(self._output, reason, stop_at) if finisher else self._output(reason, stop_at)
@@ -93,34 +94,10 @@ class Request:
         """End the row with an error."""
         self.context.inbox.append(FailedRow(self.id, self.sample_idx, error))
 
-    def _ends_with(self, token_id: int) -> FinishReason | None:
-        if token_id in self.context.eos_ids:
-            return "eos"
-        return "stop" if token_id in self.context.sampling.stop_token_ids else None
-
     def _stop_position(self, text: str, num_new: int) -> int | None:
-        """Where the first stop string begins that ends in the `num_new` last characters."""
-        found = [
-            position
-            for stop in self.context.sampling.stop
-            if (position := text.find(stop, max(0, len(text) - num_new - len(stop) + 1))) >= 0
-        ]
-        return min(found, default=None)
-
-    def _drawn(
-        self, token_id: int, piece: str, diagnostics: NDArray[np.float64], reason: FinishReason | None
-    ) -> DrawnToken:
-        logprob_q, logprob_theta, logprob_teacher = (float(diagnostics[column]) for column in LOGPROBS)
-        return DrawnToken(
-            token_id=token_id,
-            text=piece,
-            mode=MODES[int(diagnostics[MODE])],
-            alpha=float(diagnostics[ALPHA]),
-            logprob_q=logprob_q,
-            logprob_theta=logprob_theta,
-            logprob_teacher=logprob_teacher,
-            finish_reason=reason,
-        )
+        """Return where the first stop string begins that ends in the last `num_new` characters."""
+        found = (text.find(stop, max(0, len(text) - num_new - len(stop) + 1)) for stop in self.context.sampling.stop)
+        return min((position for position in found if position >= 0), default=None)
 
     def _output(self, reason: FinishReason, stop_at: int | None) -> DualOutput:
         if stop_at is not None and self._detokenizer:
@@ -139,9 +116,15 @@ class Request:
         )
 
 
+def _drawn_token(token_id: int, text: str, diagnostics: NDArray[np.float64], reason: FinishReason | None) -> DrawnToken:
+    values = dict(zip(DIAGNOSTICS, map(float, diagnostics), strict=True))
+    fields = {name: values[name] for name in ("alpha", "logprob_q", "logprob_theta", "logprob_teacher")}
+    return DrawnToken(token_id, text, MODES[int(values["mode"])], **fields, finish_reason=reason)
+
+
 def _diagnostics(diagnostics: NDArray[np.float64]) -> TokenDiagnostics:  # [F, T]
-    kinds = {"overlap_count": np.int32, "support_size": np.int32, "mode": np.uint8}
+    dtypes = {"overlap_count": np.int32, "support_size": np.int32, "mode": np.uint8}
     columns = {
-        name: values.astype(kinds.get(name, np.float32)) for name, values in zip(DIAGNOSTICS, diagnostics, strict=True)
+        name: values.astype(dtypes.get(name, np.float32)) for name, values in zip(DIAGNOSTICS, diagnostics, strict=True)
     }
     return TokenDiagnostics(**columns)

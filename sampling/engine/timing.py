@@ -1,8 +1,9 @@
-"""The time that the parts of a step take, on the clock of what runs them."""
+"""A stopwatch for the parts of a step."""
 
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import torch
 
@@ -10,43 +11,36 @@ Moment = float | torch.cuda.Event
 
 
 class Stopwatch:
-    """Takes the moments between which a step's parts lie.
+    """Records the boundaries between the parts of a step.
 
-    On a GPU a moment is an event in the queue of work: nobody waits for it, and Python, which runs ahead, is not
+    On a GPU a boundary is an event in the work queue: recording it does not wait, and Python, which runs ahead, is not
     measured. On a CPU it is the wall clock.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, *, is_host: bool = False) -> None:
+        """Start. `is_host`: the parts are host work that runs while a GPU continues, and is not counted there."""
         self._is_cuda = device.type == "cuda"
+        self._is_off = self._is_cuda and is_host
         self._moments: list[tuple[str, Moment]] = []
+        self.mark("start")
 
     def mark(self, part: str) -> None:
-        """The part that ran since the last mark ends here."""
-        self._moments.append((part, self._now()))
-
-    def mark_host(self, part: str) -> None:
-        """Likewise, of work that the host does while a GPU goes on: no part of the step there."""
-        if not self._is_cuda:
-            self.mark(part)
+        """End the part that ran since the last mark."""
+        if self._is_off:
+            return
+        moment: Moment = time.perf_counter()
+        if self._is_cuda:
+            moment = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            moment.record()
+        self._moments.append((part, moment))
 
     def parts(self) -> dict[str, float]:
-        """Seconds of each part; on a GPU once all of it is known to be done."""
-        found: dict[str, float] = {}
+        """Return the seconds of each part; on a GPU only once all of them are known to be done."""
+        seconds: dict[str, float] = {}
         for (_, start), (part, end) in zip(self._moments, self._moments[1:], strict=False):
-            found[part] = found.get(part, 0.0) + _seconds(start, end)
-        return found
-
-    def _now(self) -> Moment:
-        if not self._is_cuda:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
-        return event
+            seconds[part] = seconds.get(part, 0.0) + _seconds(start, end)
+        return seconds
 
 
-def _seconds(start: Moment, end: Moment) -> float:
-    if isinstance(start, float):
-        assert isinstance(end, float)
-        return end - start
-    assert not isinstance(end, float)
-    return float(start.elapsed_time(end)) / 1000
+def _seconds(start: Any, end: Any) -> float:
+    return float(end - start if isinstance(start, float) else start.elapsed_time(end) / 1000)

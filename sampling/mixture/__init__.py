@@ -1,4 +1,4 @@
-"""The mathematics: the mixture q* of two distributions, its α, the draw of a token.
+"""The mixture q* of two distributions: its weight α, its diagnostics, the draw of a token.
 
 Plain torch over tensors, and in `kernel` the same in Triton. It imports the configuration alone.
 """

@@ -1,4 +1,4 @@
-"""Measures of one or two distributions over a vocabulary.
+"""Entropies, divergences and supports of distributions over a vocabulary.
 
 Distributions are rows of log-probabilities, natural log, float64: a float32 sum over 152,000 terms alone
 errs by 1.2e-6 nats, more than the 1e-6 that a mixed token is allowed in all. An id of probability zero
@@ -14,16 +14,11 @@ import torch
 from torch import Tensor
 
 NEG_INF = -math.inf
-HEAD = 32  # ids that a trust region is looked for in first: as a rule it has a dozen
-
-
-def log_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:  # [..., V] any float
-    """Log-probabilities [..., V] float64 of logits at a temperature; 0 leaves the logits as they are."""
-    return softmax(logits, temperature)[0]
+HEAD = 32  # likeliest ids that are searched for a trust region first: usually it has a dozen
 
 
 def softmax(logits: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:  # [..., V] any float
-    """`log_softmax` with the probabilities [..., V] float64, by one exponential for both."""
+    """Return log-probabilities and probabilities [..., V] float64 at a temperature; 0 counts as 1."""
     scaled = logits.double()
     if temperature not in (0.0, 1.0):
         scaled = scaled / temperature
@@ -34,31 +29,26 @@ def softmax(logits: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]: 
 
 
 def renormalise(logprobs: Tensor, support: Tensor) -> Tensor:  # [..., B, V] float64, [B, V] bool
-    """Log-probabilities [..., B, V] restricted to a support; all −inf where the support has no mass."""
+    """Return log-probabilities [..., B, V] restricted to a support; all −inf where the support has no mass."""
     if not bool(support.all()):
         logprobs = logprobs.masked_fill(~support, NEG_INF)
     return logprobs.log_softmax(dim=-1).nan_to_num_(NEG_INF, math.inf, NEG_INF)
 
 
 def expectation(probs: Tensor, values: Tensor) -> Tensor:  # [..., V], [..., V] float64
-    """E_p[values] [...]; an id of probability zero does not count, though its value be infinite."""
+    """Return E_p[values] [...]; an id of probability zero counts as 0 even if its value is infinite."""
     return (probs * values).nansum(dim=-1)
 
 
 def entropy(logprobs: Tensor) -> Tensor:  # [B, V] float64
-    """H(p) [B], nats."""
+    """Return H(p) [B], nats."""
     return -expectation(logprobs.exp(), logprobs)
 
 
-def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:  # [B, V], [..., B, V] float64
-    """KL(p‖q) [..., B], nats; inf where p draws an id that q cannot."""
-    return expectation(log_p.exp(), log_p - log_q).clamp_min(0.0)
-
-
 def js_divergence(log_p: Tensor, log_q: Tensor, p: Tensor, q: Tensor) -> Tensor:  # [B, V] float64 each
-    """Jensen-Shannon divergence [B], nats, in [0, ln 2]: H((p+q)/2) − (H(p) + H(q))/2 (Lin 1991, eq. 4.1).
+    """Return the Jensen-Shannon divergence [B], nats, in [0, ln 2]: H((p+q)/2) − (H(p) + H(q))/2 (Lin 1991, eq. 4.1).
 
-    Takes the probabilities beside their logarithms, which the caller has: an exponential of [B, V] saved each.
+    Takes the probabilities beside their logarithms, which saves an exponential of [B, V] each.
     """
     middle = (p + q).mul_(0.5)
     mixed_nats = middle.log().mul_(middle).nansum(dim=-1)
@@ -67,7 +57,7 @@ def js_divergence(log_p: Tensor, log_q: Tensor, p: Tensor, q: Tensor) -> Tensor:
 
 
 def overlap(p: Tensor, q: Tensor, top_k: int) -> tuple[Tensor, Tensor]:  # [B, V], [B, V] float64 probabilities
-    """The intersection of two top-k sets: its smaller mass [B] in [0, 1], its count [B] int64."""
+    """Return the smaller mass [B] in [0, 1] and the size [B] int64 of the intersection of two top-k sets."""
     k = min(top_k, p.shape[-1])
     ids = [probs.topk(k, dim=-1).indices for probs in (p, q)]
     in_other = torch.zeros_like(p, dtype=torch.bool).scatter_(-1, ids[1], True).gather(-1, ids[0])
@@ -78,12 +68,12 @@ def overlap(p: Tensor, q: Tensor, top_k: int) -> tuple[Tensor, Tensor]:  # [B, V
 
 
 def ascending(values: Tensor) -> Tensor:  # [..., V] float32 or float64
-    """The same in ascending order; on a CPU by numpy, whose vectorised sort is 5 to 20 times as fast."""
+    """Return each row sorted, ascending, NaN last; on a CPU by numpy, whose sort is 5 to 20 times as fast."""
     return torch.from_numpy(np.sort(values.numpy())) if values.is_cpu else values.sort(dim=-1).values
 
 
 def top_p_support(probs: Tensor, top_p: float) -> Tensor:  # [B, V] float64 probabilities
-    """The smallest set [B, V] bool of likeliest ids that holds `top_p` of the mass.
+    """Return the smallest set [B, V] bool of likeliest ids that holds `top_p` of the mass (Holtzman et al. 2020).
 
     Ids as likely as the last one taken are all in, so that the set does not depend on the ids' order.
     """
@@ -92,7 +82,7 @@ def top_p_support(probs: Tensor, top_p: float) -> Tensor:  # [B, V] float64 prob
 
 
 def least_of_top_p(ranked: Tensor, highest: Tensor, temperature: float, top_p: float) -> Tensor:
-    """The least logit [B, 1] of the smallest set of likeliest ids that holds `top_p` of the mass.
+    """Return the least logit [B, 1] of the smallest set of likeliest ids that holds `top_p` of the mass.
 
     `ranked`: [B, V] logits in ascending order; `highest`: [B] float64, the likeliest id's log-probability.
     """
@@ -108,16 +98,16 @@ def least_of_top_p(ranked: Tensor, highest: Tensor, temperature: float, top_p: f
 
 
 def _last_of_top_p(ordered: Tensor, top_p: float) -> Tensor:  # [B, V] float64 probabilities, descending
-    """The column [B, 1] at which the mass reaches `top_p`; the last one with mass where it never does."""
+    """Return the column [B, 1] at which the mass reaches `top_p`; the last one with mass where it never does."""
     before = ordered.cumsum(dim=-1) - ordered
     inside = (before < top_p) & (ordered > 0)
     return (inside.sum(dim=-1, keepdim=True) - 1).clamp_min_(0)
 
 
 def compact(support: Tensor) -> tuple[Tensor, Tensor]:  # [B, V] bool
-    """The ids [B, K] int64 of each row's support, ascending, with [B, K] bool where there is one.
+    """Return the ids [B, K] int64 of each row's support, ascending, with a mask [B, K] bool of valid entries.
 
-    K is the largest support; shorter ones are filled up with id 0, where the second tensor is False.
+    K is the size of the largest support; shorter ones are padded with id 0.
     """
     sizes = support.sum(dim=-1)
     ids = support.nonzero(as_tuple=True)[1]
@@ -127,11 +117,11 @@ def compact(support: Tensor) -> tuple[Tensor, Tensor]:  # [B, V] bool
 
 
 def top_k_support(logprobs: Tensor, top_k: int) -> Tensor:  # [B, V] float64
-    """The `top_k` likeliest ids [B, V] bool, with those as likely as the last one."""
+    """Return the `top_k` likeliest ids [B, V] bool, with those as likely as the last one."""
     least = logprobs.topk(min(top_k, logprobs.shape[-1]), dim=-1).values[:, -1:]
     return (logprobs >= least) & (logprobs > NEG_INF)
 
 
 def min_p_support(logprobs: Tensor, min_p: float) -> Tensor:  # [B, V] float64
-    """Ids [B, V] bool of at least `min_p` of the likeliest one's probability (Nguyen et al. 2024)."""
+    """Return the ids [B, V] bool with at least `min_p` of the likeliest one's probability (Nguyen et al. 2024)."""
     return logprobs >= logprobs.amax(dim=-1, keepdim=True) + math.log(min_p)

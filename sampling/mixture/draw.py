@@ -1,8 +1,8 @@
-"""The draw of one token a row, keyed by (seed, row, position) alone.
+"""The draw of one token a row from q*, a function of (seed, row, position) alone.
 
-A counter-based generator (Philox4x32-10: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3")
-gives each key its own uniform number, and the inverse of q*'s cumulative sum turns it into a token. Which rows
-share the batch, or how often the run was interrupted, does not enter.
+A counter-based generator (Philox4x32-10: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") maps each
+key to a uniform number, and the inverse of q*'s cumulative sum maps that to a token. Which rows share the batch, or how
+often the run was interrupted, does not matter.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _MULTIPLIERS, _WEYL = np.array(MULTIPLIERS, np.uint64)[:, None], np.array(WEYL, 
 
 
 def row_key(row_id: str, sample_idx: int) -> int:
-    """A 63-bit key of one completion; two of n rows share one with a chance of n²/2⁶⁴."""
+    """Return a 63-bit key of one completion; some two of n rows share one with probability n²/2⁶⁴."""
     digest = hashlib.blake2b(f"{sample_idx}:{row_id}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 def philox(counter: NDArray[np.uint64], key: tuple[int, int]) -> NDArray[np.uint64]:
-    """Four random words [4, B] in [0, 2³²) of four counter words [4, B] and two key words.
+    """Return four random words [4, B] in [0, 2³²) of four counter words [4, B] and two key words.
 
-    By numpy: a step asks for some hundred numbers, and its calls on so few take half the time of torch's.
+    In numpy: a step asks for some hundred numbers, for which its calls take half the time of torch's.
     """
     keys = (np.array(key, np.uint64) + np.arange(ROUNDS, dtype=np.uint64)[:, None] * _WEYL) & _MASK
     even, odd = counter[0::2], counter[1::2]
@@ -42,18 +42,18 @@ def philox(counter: NDArray[np.uint64], key: tuple[int, int]) -> NDArray[np.uint
 
 
 def uniforms(seed: int, row_keys: Tensor, positions: Tensor) -> Tensor:  # [B] int64, [B] int64
-    """One number [B] float64 in (0, 1] a row, 53 random bits each."""
-    keys, places = (words.cpu().numpy().astype(np.uint64) for words in (row_keys, positions))
-    counter = np.stack([keys & _MASK, keys >> _HALF, places & _MASK, np.zeros_like(places)])
+    """Return one number [B] float64 in (0, 1] a row, 53 random bits each."""
+    keys, offsets = (words.cpu().numpy().astype(np.uint64) for words in (row_keys, positions))
+    counter = np.stack([keys & _MASK, keys >> _HALF, offsets & _MASK, np.zeros_like(offsets)])
     high, low, _, _ = philox(counter, (seed & MASK, seed >> 32))
     bits = (high << np.uint64(21)) | (low >> np.uint64(11))
     return torch.from_numpy((bits.astype(np.float64) + 0.5) * 2.0**-53).to(row_keys.device)
 
 
-def draw_places(log_q: Tensor, seed: int, row_keys: Tensor, positions: Tensor) -> Tensor:
-    """Columns [B] int64 of q*, drawn.
+def draw_indices(log_q: Tensor, seed: int, row_keys: Tensor, positions: Tensor) -> Tensor:
+    """Return a column [B] int64 of q* a row, drawn by inverse CDF.
 
-    `log_q`: [B, K] float64, normalised; `row_keys`, `positions`: [B] int64 (see `row_key`; 0 is the first token).
+    `log_q`: [B, K] float64, normalised; `row_keys` (see `row_key`), `positions` (0 is the first token): [B] int64.
     """
     cumulative = log_q.exp().cumsum(dim=-1)
     total = cumulative[:, -1:]
@@ -62,6 +62,6 @@ def draw_places(log_q: Tensor, seed: int, row_keys: Tensor, positions: Tensor) -
     return torch.searchsorted(cumulative, target, right=True).squeeze(-1)
 
 
-def likeliest_places(log_q: Tensor) -> Tensor:  # [B, K] float64
-    """The likeliest columns [B] int64 of q*, the lowest of equals."""
+def argmax_indices(log_q: Tensor) -> Tensor:  # [B, K] float64
+    """Return the likeliest column [B] int64 of q* a row, the lowest of equals."""
     return (log_q == log_q.amax(dim=-1, keepdim=True)).to(torch.int8).argmax(dim=-1)

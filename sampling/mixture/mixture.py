@@ -1,11 +1,10 @@
-"""The mixture q* of theta and the teacher at one position of each row.
+"""The mixture q* of theta and the teacher at one position of each row, in plain torch with float64 sums.
 
     q*(y) = π_θ(y)^(1-α) · π_t(y)^α / Z(α)
 
-Three protections, in the order they decide: the forced first token (α = 1); the trust region, which restricts
-the support to the teacher's top-p set, both distributions renormalised on it before α is solved; the
-stability check, which falls back to the teacher (α = 1) where the full distributions differ too much.
-This is the reference in plain torch; every sum is float64.
+Three protections apply: the forced first token (α = 1); the trust region, which restricts the support to the teacher's
+top-p set, both distributions renormalised on it before α is solved; the stability check, which falls back to the
+teacher (α = 1) where the full distributions differ too much.
 """
 
 from __future__ import annotations
@@ -36,14 +35,14 @@ from sampling.mixture.distributions import (
 from sampling.results import FALLBACK, FORCED, MIXED
 
 LARGEST_LOG = 700.0  # e^-700 is not 0 in float64
-MAX_LOG_ESS_RATIO = 80.0  # e^80 still fits float32; beyond it the ratio says nothing more
+MAX_LOG_ESS_RATIO = 80.0  # e^80 still fits float32
 
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """q* at one position of each of B rows, with what was measured on the way.
+    """q* at one position of each of B rows, with its diagnostics.
 
-    The KLs and the ESS ratio are q*'s before top-p, top-k and min-p cut it, on the support; `log_q`,
+    The KLs and the ESS ratio are those of q* before top-p, top-k and min-p cut it, on the support; `log_q`,
     `entropy`, `support_size` and `log_z` are those of the distribution that tokens are drawn from.
     """
 
@@ -62,7 +61,7 @@ class Mixture:
     ess_ratio: Tensor  # [B] float64
     log_z: Tensor  # [B] float64, log Σ π_θ^(1-α)·π_t^α over what may be drawn, of the full distributions
     mode: Tensor  # [B] int64, MIXED, FORCED or FALLBACK
-    constrained: Tensor  # [B] bool, the trust region took ids away
+    constrained: Tensor  # [B] bool, the trust region removed ids
     unstable: Tensor  # [B] bool, a stability threshold was crossed, or no id is common to both
     finite: Tensor  # [B] bool; where False the logits held NaN, +inf or no finite number: no token may be drawn
 
@@ -76,11 +75,11 @@ def mix(
     sampling: SamplingConfig,
     likeliest: Tensor | None = None,  # [B, num_ids] bool
 ) -> Mixture:
-    """q* at one position of each row, from the two models' logits.
+    """Return q* at one position of each row, from the two models' logits.
 
-    With `likeliest` the last column is the bucket of all ids of which nothing was said (sampling/served/support.py):
-    it has mass and is never drawn. The trust region is then taken of the ids that `likeliest` names, the teacher's
-    own first.
+    `likeliest` (HTTP backend) marks the teacher's own top-k ids, among which the trust region is then searched. The
+    last column is then the bucket of all ids without a logprob (sampling/served/support.py): it has mass and is never
+    drawn.
     """
     logits, finite = _stacked(theta_logits[:, :num_ids], teacher_logits[:, :num_ids])
     temperature = sampling.temperature or 1.0
@@ -94,7 +93,7 @@ def mix(
         probs[..., -1] = 0.0
         overlap_mass, overlap_count = overlap(probs[0], probs[1], mixture.overlap_top_k)
 
-    # From here on the rows are [B, K]: the ids of the trust region alone, all ids where it is off.
+    # From here on the rows are [B, K]: only the ids of the trust region, all ids where it is off.
     if mixture.trust_region:
         if likeliest is None:
             highest = logprobs[1].amax(dim=-1)
@@ -130,10 +129,10 @@ def mix(
         models = renormalise(on_ids, support)
         scores = torch.where(weight == 0, 0.0, weight * on_ids[1])
         scores = scores + torch.where(weight == 1, 0.0, (1 - weight) * on_ids[0])
-    whole_q = renormalise(scores, support)
-    q = whole_q.exp()
-    kl_theta, kl_teacher = expectation(q, whole_q - models).clamp_min(0.0)
-    log_q = _cut(whole_q, sampling)
+    uncut_q = renormalise(scores, support)
+    q = uncut_q.exp()
+    kl_theta, kl_teacher = expectation(q, uncut_q - models).clamp_min(0.0)
+    log_q = _cut(uncut_q, sampling)
     drawable = log_q > NEG_INF
     return Mixture(
         ids=ids,
@@ -147,8 +146,8 @@ def mix(
         overlap_mass=overlap_mass,
         overlap_count=overlap_count,
         support_size=drawable.sum(dim=-1),
-        entropy=-expectation(q, whole_q) if log_q is whole_q else entropy(log_q),
-        ess_ratio=_ess_ratio(whole_q, models),
+        entropy=-expectation(q, uncut_q) if log_q is uncut_q else entropy(log_q),
+        ess_ratio=_ess_ratio(uncut_q, models),
         log_z=scores.where(drawable, NEG_INF).amax(dim=-1) - log_q.amax(dim=-1),
         mode=torch.full_like(overlap_count, MIXED).masked_fill_(fallback, FALLBACK).masked_fill_(forced, FORCED),
         constrained=region.sum(dim=-1) < num_ids,
@@ -158,9 +157,9 @@ def mix(
 
 
 def _stacked(theta_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Both models' logits [2, B, V] float32 or float64, with the rows [B] bool that are usable.
+    """Return both models' logits [2, B, V] float32 or float64, with the usable rows [B] bool.
 
-    A usable row holds neither NaN nor +inf, but a finite logit; zeros stand for the others.
+    A usable row holds neither NaN nor +inf, but a finite logit; the others are replaced by zeros.
     """
     dtype = torch.promote_types(torch.promote_types(theta_logits.dtype, teacher_logits.dtype), torch.float32)
     logits = torch.stack([theta_logits.to(dtype), teacher_logits.to(dtype)])
@@ -169,33 +168,31 @@ def _stacked(theta_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tens
 
 
 def _overlap(probs: Tensor, logits: Tensor, ranked: Tensor, top_k: int, temperature: float) -> tuple[Tensor, Tensor]:
-    """`overlap` of two models [2, B, V], read off the ascending order of their logits where it tells both sets.
+    """Return `overlap` of two models [2, B, V], by the k-th logits where these determine both top-k sets.
 
-    It does where the k-th logit stands alone and its probability is not 0.
+    They do where the k-th logit has no tie and its probability is not 0. `ranked`: the logits, ascending.
     """
     if top_k < logits.shape[-1]:
         least = ranked[..., -top_k, None]
-        told = (least > ranked[..., -top_k - 1, None]) & (least > ranked[..., -1:] - LARGEST_LOG * temperature)
-        if bool(told.all()):
+        determined = (least > ranked[..., -top_k - 1, None]) & (least > ranked[..., -1:] - LARGEST_LOG * temperature)
+        if bool(determined.all()):
             shared = (logits[0] >= least[0]) & (logits[1] >= least[1])
             return probs.where(shared, 0.0).sum(dim=-1).amin(dim=0).clamp_max(1.0), shared.sum(dim=-1)
     return overlap(probs[0], probs[1], top_k)
 
 
 def _coarse_js(theta: Tensor, teacher: Tensor) -> Tensor:  # [B, V], [B, V] float64 probabilities, the bucket last
-    """JS [B] of the two distributions in which an id of which one model said nothing counts to the bucket."""
+    """Return the JS [B] of the two distributions, where ids without a logprob of one model count to the bucket."""
     both = (theta > 0) & (teacher > 0)
     both[:, -1] = False
-    sides = []
-    for probs in (theta, teacher):
-        kept = torch.where(both, probs, 0.0)
+    p, q = theta.where(both, 0.0), teacher.where(both, 0.0)
+    for kept, probs in ((p, theta), (q, teacher)):
         kept[:, -1] = (probs.sum(dim=-1) - kept.sum(dim=-1)).clamp_min(0.0)
-        sides.append(kept)
-    return js_divergence(sides[0].log(), sides[1].log(), *sides)
+    return js_divergence(p.log(), q.log(), p, q)
 
 
 def _ess_ratio(log_q: Tensor, models: Tensor) -> Tensor:  # [B, V], [2, B, V] float64
-    """ESS_θ(q)/ESS_t(q) [B], with ESS_x(q) = 1 / Σ π_x²/q over q's support (Kong 1992)."""
+    """Return ESS_θ(q)/ESS_t(q) [B], with ESS_x(q) = 1 / Σ π_x²/q over q's support (Kong 1992)."""
     log_ratios = (2 * models - log_q).masked_fill_(log_q == NEG_INF, NEG_INF)
     log_sums = log_ratios.logsumexp(dim=-1)
     log_ratio = (log_sums[1] - log_sums[0]).nan_to_num_(0.0)
@@ -203,7 +200,7 @@ def _ess_ratio(log_q: Tensor, models: Tensor) -> Tensor:  # [B, V], [2, B, V] fl
 
 
 def _cut(log_q: Tensor, sampling: SamplingConfig) -> Tensor:  # [B, V] float64
-    """q* after top-k, then top-p, then min-p, each renormalised, in vLLM's order of the first two."""
+    """Return q* after top-k, then top-p (vLLM's order), then min-p, each renormalised."""
     if sampling.top_k:
         log_q = renormalise(log_q, top_k_support(log_q, sampling.top_k))
     if sampling.top_p < 1:
@@ -214,5 +211,5 @@ def _cut(log_q: Tensor, sampling: SamplingConfig) -> Tensor:  # [B, V] float64
 
 
 def kl_error(mixture: Mixture) -> Tensor:
-    """|KL(q*‖π_θ) − KL(q*‖π_t)| [B] float64, nats; inf where one of the two is."""
+    """Return |KL(q*‖π_θ) − KL(q*‖π_t)| [B] float64, nats; inf where one of the two is."""
     return (mixture.kl_theta - mixture.kl_teacher).abs()

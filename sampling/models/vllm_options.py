@@ -1,4 +1,4 @@
-"""What vLLM is told of a model, of threads."""
+"""The options that vLLM's `LLM` is constructed with, and the number of CPU threads."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from sampling.models.lora import MAX_LORAS, adapter_of
 from sampling.models.memory import batch_tokens
 
 SMALL_MODEL_BYTES = 64 << 20
-NOT_COMPILED = {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}  # decoding replays CUDA graphs all the same
-set_num_threads = torch.set_num_threads  # vLLM's CPU worker replaces torch's own by one that does nothing
+NOT_COMPILED = {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}  # decoding still replays CUDA graphs
+set_num_threads = torch.set_num_threads  # kept: vLLM's CPU worker replaces it by a no-op
 
 
 def limit_threads(num_weights_bytes: int) -> None:
-    """Run models too small to share out on one CPU thread.
+    """Use one CPU thread for small models, whose operations cost less than the threads' synchronisation.
 
-    Threads that wait for each other at every one of a tiny model's operations cost more than they bring: on two
-    cores with other work, 149 steps of a 0.4 MB pair took 32 s on two threads, 2.5 s on one.
+    On two cores with other work, 149 steps of a 0.4 MB pair took 32 s on two threads, 2.5 s on one.
     """
     if device_type() == "cpu" and num_weights_bytes < SMALL_MODEL_BYTES:
         set_num_threads(1)
 
 
 def device_type() -> str:
-    """'cuda' or 'cpu': where this vLLM runs models."""
+    """Return the device type that this vLLM runs models on: 'cuda' or 'cpu'."""
     from vllm.platforms import current_platform
 
     return str(current_platform.device_type)
 
 
 def llm_options(model: ModelConfig, engine: EngineConfig, max_model_len: int, kv_cache_bytes: int) -> dict[str, Any]:
-    """What vLLM's LLM is given for a model, one that is measured alone too (flows/bench). Raises ModelError."""
+    """Return the keyword arguments of vLLM's `LLM` for a model. Raises ModelError."""
     on_cpu = device_type() == "cpu"
     adapter = adapter_of(model)
-    if adapter is not None and on_cpu and (model.quantization or _is_quantised(model)):
+    is_quantised = model.quantization or getattr(load_config(model), "quantization_config", None) is not None
+    if adapter is not None and on_cpu and is_quantised:
         raise ModelError(
             f"lora {model.lora} on the quantised {model.model}: vLLM's layers of this kind take no adapter on a CPU;"
             " merge it into the weights, or load the model that was not quantised"
@@ -57,8 +57,8 @@ def llm_options(model: ModelConfig, engine: EngineConfig, max_model_len: int, kv
         "tensor_parallel_size": model.tensor_parallel_size,
         "max_num_batched_tokens": batch_tokens(engine, max_model_len),
         "kv_cache_memory_bytes": kv_cache_bytes,
-        # at start-up vLLM wants this share to be free, which beside the other engine it is not; the plan decided the
-        # cache's size above
+        # vLLM's start-up check requires this share to be free, which next to the other engine it is not; the cache has
+        # the planned size above
         "gpu_memory_utilization": 0.01,
         "enable_prefix_caching": engine.enable_prefix_caching,
         "enforce_eager": on_cpu,
@@ -68,15 +68,8 @@ def llm_options(model: ModelConfig, engine: EngineConfig, max_model_len: int, kv
     }
 
 
-def _is_quantised(model: ModelConfig) -> bool:
-    return getattr(load_config(model), "quantization_config", None) is not None
-
-
 def lora_request(model: ModelConfig) -> Any | None:
-    """The vllm.lora.request.LoRARequest that every request of the model carries, None without an adapter.
-
-    Raises ModelError.
-    """
+    """Return the vllm.lora.request.LoRARequest of the model's requests, None without an adapter. Raises ModelError."""
     from vllm.lora.request import LoRARequest
 
     adapter = adapter_of(model)

@@ -1,4 +1,4 @@
-"""The vocabulary that two models must share."""
+"""A loader of tokenizers that checks that two models share one vocabulary."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from sampling.config import ModelConfig
 from sampling.errors import ConfigurationError, ModelError, VocabularyMismatchError
 from sampling.models.folder import load_config, model_folder
-from sampling.processes.children import first_line
+from sampling.processes.errors import first_line
 
-SHOWN = 3  # differing ids that a message names
+MAX_LISTED = 3  # differing ids that an error message lists
 
 
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, numbers for a DummyModel. Raises ModelError when the folder holds none to be read."""
+    """Return the model's tokenizer, for a DummyModel one of numbers. Raises ModelError when it cannot be read."""
     if not model.has_weights:
         vocabulary = {str(token_id): token_id for token_id in range(load_config(model).vocab_size)}
         return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token="0")))
     folder = model_folder(model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=model.trust_remote_code)
-    except Exception as error:  # transformers raises OSError, ValueError, KeyError, … for the same cause
+    except Exception as error:  # OSError, ValueError, KeyError, … for the same cause
         raise ModelError(f"{model.model} holds no tokenizer that can be read: {first_line(error)}") from error
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
-    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # transformers makes one up without its files
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # transformers' fallback without files
         raise ModelError(f"{model.model} holds no tokenizer that knows a word; fetch its tokenizer.json")
     return tokenizer
 
 
 def check_stop_ids(stop_token_ids: Sequence[int], num_ids: int) -> None:
-    """Raises ConfigurationError for ids that no row can draw."""
+    """Raise ConfigurationError for ids outside the shared vocabulary, which no row can draw."""
     if strange := [token_id for token_id in stop_token_ids if not 0 <= token_id < num_ids]:
         raise ConfigurationError(f"stop_token_ids {strange} are no ids of this vocabulary (0 to {num_ids - 1})")
 
 
 def check_vocabularies(theta: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> int:
-    """How many ids, from 0 on, both tokenizers know.
+    """Return the number of ids, from 0 on, that both tokenizers have.
 
-    Ids past the shorter vocabulary are unknown to one model, therefore never drawn. Raises
-    VocabularyMismatchError when an id means two tokens, or is missing from one vocabulary alone.
+    Ids past the shorter vocabulary are never drawn: one model lacks them. Raises VocabularyMismatchError when an id
+    has two different tokens, or is missing from one vocabulary.
     """
     theta_tokens = {token_id: token for token, token_id in theta.get_vocab().items()}
     teacher_tokens = {token_id: token for token, token_id in teacher.get_vocab().items()}
@@ -50,7 +50,7 @@ def check_vocabularies(theta: PreTrainedTokenizerBase, teacher: PreTrainedTokeni
     if differing:
         named = "; ".join(
             f"id {token_id} is {theta_tokens.get(token_id)!r} in theta, {teacher_tokens.get(token_id)!r} in the teacher"
-            for token_id in differing[:SHOWN]
+            for token_id in differing[:MAX_LISTED]
         )
         raise VocabularyMismatchError(
             f"theta and teacher share no vocabulary: {len(differing)} of {num_ids} ids differ ({named});"

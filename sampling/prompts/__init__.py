@@ -1,4 +1,4 @@
-"""A row's two prompts: templates, the sandbox that they are rendered in, their tokens.
+"""The prompts of a row: templates, the Jinja sandbox that renders them, their token ids.
 
-`sampling` and `tasks.source` import it; it imports the errors alone.
+`sampling` and `tasks.source` import it; it imports only the errors.
 """

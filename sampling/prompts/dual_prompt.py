@@ -1,4 +1,4 @@
-"""A row's two prompts."""
+"""The prompt pair of a row, as `DualSampler.generate` takes it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class DualPrompt:
-    """One row to sample: what the teacher sees, what theta sees, whose row it is.
+    """A row to sample: the teacher's prompt, theta's prompt, the row's id.
 
-    `id` keys the draws of the row: the same id, seed and position draw the same token in any batch.
-    A prompt is rendered text, or the token ids themselves.
+    `id` keys the row's random numbers: the same id, seed and position draw the same token in any batch.
+    A prompt is rendered text, or token ids.
     """
 
     teacher: str | tuple[int, ...]

@@ -1,15 +1,13 @@
-"""Prompt templates over the fields of a row.
+"""A compiler of Jinja prompt templates over the fields of a row.
 
-The life of a prompt: the user's Jinja template is rendered in a sandbox over the row's fields; the row's text
-loses the power to spell special tokens; `chat` wraps the result in the model's own chat template;
-`encode_prompt` makes token ids of it.
+A template is rendered in a sandbox over the row's fields; special tokens that the row's text spells are broken up;
+a chat prompt is then wrapped in the model's own chat template. `sampling.prompts.encoding` makes token ids of it.
 
-Row text is data, never markup. A row that holds `<|im_start|>` or the EOS string could otherwise open a turn
-or end the prompt, and it travels as text until the engine encodes it, where splitting special tokens is all
-or nothing. So every special token that row text spells gets a space after its first character
-(`< |im_start|>`): readable, part of every vocabulary, kept by every normaliser. What the template itself spells
-stays as it is. Only text is changed that spells a special token of that model's tokenizer; role names that a
-chat template writes as ordinary text (`User:`) are ordinary text here too.
+Row text is data, never markup. A row that holds `<|im_start|>` or the EOS string could otherwise open a turn or end
+the prompt: prompts are text until the engine encodes them, and tokenizers split either all special tokens or none.
+So a space is inserted after the first character of every special token in row text (`< |im_start|>`): it is readable,
+part of every vocabulary, kept by every normaliser. The template's own text is unchanged, and so is everything but
+special tokens of that model's tokenizer: role names that a chat template writes as ordinary text (`User:`) stay.
 """
 
 from __future__ import annotations
@@ -24,6 +22,7 @@ import jinja2
 from jinja2.meta import find_undeclared_variables
 
 from sampling.errors import RowError, TemplateError
+from sampling.prompts.encoding import encode_prompt as encode_prompt  # sampling.sampler imports it from here
 from sampling.prompts.sandbox import SANDBOX, Null
 
 if TYPE_CHECKING:
@@ -32,23 +31,23 @@ if TYPE_CHECKING:
 Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
 
 MAX_PROMPT_CHARS = 4_000_000  # about a million tokens, the longest context there is
-_NONCE = secrets.token_hex(8)  # so that no row can spell the stand-in of a template's special token
+_NONCE = secrets.token_hex(8)  # no row can spell a placeholder of a template's special token
 
 
 class MissingFieldError(RowError):
-    """A row without a field that its template needs."""
+    """A row that lacks a field of its template."""
 
     reason = "missing_field"
 
 
 class RenderError(RowError):
-    """A row that its template, or the model's chat template, cannot render."""
+    """A row that its template, or the model's chat template, fails on."""
 
     reason = "render_failed"
 
 
 class PromptTemplate:
-    """One model's prompt as a function of a row's fields; compiled once, rendered for every row."""
+    """A compiled template of one model's prompts."""
 
     def __init__(
         self,
@@ -60,9 +59,9 @@ class PromptTemplate:
         hidden: Collection[str] = (),
         name: str = "the prompt",
     ) -> None:
-        """Compile `template`; `hidden` are the fields that hold the reference, which it must not name.
+        """Compile `template`, which must not use the fields `hidden`, those of the reference answer.
 
-        `name` stands for the template in messages. Raises TemplateError.
+        `name` is the template's name in error messages. Raises TemplateError.
         """
         if style == "chat" and not tokenizer.chat_template:
             raise TemplateError(
@@ -73,11 +72,11 @@ class PromptTemplate:
         self._tokenizer = tokenizer
         self._hidden = frozenset(hidden)
         special = _special_strings(tokenizer)
-        self._neutralise = _neutraliser(special)
-        self._stand_ins = {token: f"\ue000{_NONCE}{i}\ue001" for i, token in enumerate(special)}
+        self.neutralise = _neutraliser(special)  # breaks up the special tokens in row text
+        self._placeholders = {token: f"\ue000{_NONCE}{i}\ue001" for i, token in enumerate(special)}
         source = template
-        for token, stand_in in self._stand_ins.items():
-            source = source.replace(token, stand_in)
+        for token, placeholder in self._placeholders.items():
+            source = source.replace(token, placeholder)
         try:
             named = find_undeclared_variables(SANDBOX.parse(source))
             self._template = SANDBOX.from_string(source)
@@ -89,19 +88,15 @@ class PromptTemplate:
                 "teacher's template may show it"
             )
 
-    def neutralise(self, text: str) -> str:
-        """`text` of a row, unable to spell a special token."""
-        return self._neutralise(text)
-
     def conversation(self, fields: Mapping[str, Any], history: Sequence[Message] = ()) -> list[Message]:
-        """The turns before the answer: own system message (else the row's), `history`, the rendered turn.
+        """Return the turns before the answer: the system message (else the row's), `history`, the rendered turn.
 
         Raises MissingFieldError or RenderError.
         """
         return [{**turn, "content": self._restore(turn["content"])} for turn in self._conversation(fields, history)]
 
     def render(self, fields: Mapping[str, Any], history: Sequence[Message] = ()) -> str:
-        """The prompt's text. `history` is a chat's earlier turns; a plain template prints what it wants.
+        """Return the prompt's text; `history` are a chat's earlier turns, which a plain template ignores.
 
         Raises MissingFieldError or RenderError.
         """
@@ -110,20 +105,20 @@ class PromptTemplate:
         messages = self._conversation(fields, history)
         try:
             text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # a chat template may raise anything, on purpose too
+        except Exception as error:  # a chat template may raise any error, also on purpose
             raise RenderError(f"{self.name}: the model's chat template refuses the row: {_one_line(error)}") from error
         assert isinstance(text, str)
         return self._restore(text)
 
     def _conversation(self, fields: Mapping[str, Any], history: Sequence[Message]) -> list[Message]:
-        earlier = [{"role": turn["role"], "content": self._neutralise(turn["content"])} for turn in history]
+        earlier = [{"role": turn["role"], "content": self.neutralise(turn["content"])} for turn in history]
         if self.system is not None:
-            earlier = [turn for turn in earlier if turn["role"] != "system"]
-            earlier.insert(0, {"role": "system", "content": self.system})
+            others = [turn for turn in earlier if turn["role"] != "system"]
+            earlier = [{"role": "system", "content": self.system}, *others]
         return [*earlier, {"role": "user", "content": self._content(fields)}]
 
     def _content(self, fields: Mapping[str, Any]) -> str:
-        """The template over the fields, special tokens of the template still stand-ins."""
+        """Return the rendered template, its own special tokens still placeholders."""
         visible = {
             key: Null(name=key) if value is None else value for key, value in fields.items() if key not in self._hidden
         }
@@ -132,8 +127,7 @@ class PromptTemplate:
         try:
             for chunk in self._template.generate(visible):
                 chunks.append(chunk)
-                num_chars += len(chunk)
-                if num_chars > MAX_PROMPT_CHARS:
+                if (num_chars := num_chars + len(chunk)) > MAX_PROMPT_CHARS:
                     raise RenderError(f"{self.name} renders to more than {MAX_PROMPT_CHARS:,} characters")
         except jinja2.UndefinedError as error:
             filled = ", ".join(sorted(key for key, value in visible.items() if not isinstance(value, Null)))
@@ -142,60 +136,37 @@ class PromptTemplate:
             ) from error
         except RowError:
             raise
-        except Exception as error:  # a template may raise anything: TypeError, SecurityError, ZeroDivisionError
+        except Exception as error:  # any error: TypeError, SecurityError, ZeroDivisionError
             raise RenderError(f"{self.name} cannot be rendered: {type(error).__name__}: {_one_line(error)}") from error
-        return self._neutralise("".join(chunks))
+        return self.neutralise("".join(chunks))
 
     def _restore(self, text: str) -> str:
         if "\ue000" in text:
-            for token, stand_in in self._stand_ins.items():
-                text = text.replace(stand_in, token)
+            for token, placeholder in self._placeholders.items():
+                text = text.replace(placeholder, token)
         return text
-
-
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
-    """Token ids of a rendered prompt: what the tokenizer puts in front (BOS), once; nothing behind (no EOS).
-
-    A chat template often writes BOS itself; then the tokenizer does not add another.
-    """
-    ids = tokenizer.encode(text, add_special_tokens=False)
-    prefix = _added_prefix(tokenizer)
-    if ids[: len(prefix)] != prefix:
-        ids = prefix + ids
-    bos = tokenizer.bos_token_id
-    while bos is not None and ids[:2] == [bos, bos]:
-        ids = ids[1:]
-    return tuple(ids)
 
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def _added_prefix(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The ids that the tokenizer puts in front of a text by itself, seen on a one-letter probe."""
-    bare, dressed = tokenizer.encode("a", add_special_tokens=False), tokenizer.encode("a")
-    starts = (i for i in range(len(dressed)) if dressed[i : i + len(bare)] == bare)
-    prefix: list[int] = dressed[: next(starts, 0)]
-    return prefix
-
-
 def _special_strings(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Every special token's text, longest first, so that none is taken for a shorter one inside it."""
+    """Return every special token's text, longest first, so that none is replaced by a shorter one inside it."""
     added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     texts = {text.strip() for text in (*tokenizer.all_special_tokens, *added)}
     return sorted((text for text in texts if len(text) > 1), key=lambda text: (-len(text), text))
 
 
 def _neutraliser(special: Sequence[str]) -> Callable[[str], str]:
-    """A function that puts a space after the first character of each special token it finds."""
+    """Return a function that inserts a space after the first character of each special token in a text."""
     if not special:
         return lambda text: text
-    # Grouped by two leading characters: tokenizers hold 1000 reserved tokens, and one flat alternation of
-    # them takes 9 ms a kilobyte where this takes 0.03 ms.
+    # Grouped by their first two characters: tokenizers have up to 1000 reserved tokens, and one flat alternation takes
+    # 9 ms per kilobyte, this 0.03 ms.
     endings: defaultdict[str, list[str]] = defaultdict(list)
     for token in special:
         endings[token[:2]].append(re.escape(token[2:]))
     groups = "|".join(f"{re.escape(start)}(?:{'|'.join(tails)})" for start, tails in endings.items())
-    spelled = re.compile(f"(?={groups})(.)", re.DOTALL)  # looks ahead: overlapping tokens are all found
+    spelled = re.compile(f"(?={groups})(.)", re.DOTALL)  # lookahead: finds overlapping tokens, too
     return lambda text: spelled.sub(r"\1 ", text)

@@ -1,5 +1,5 @@
-"""The HTTP backend: two models that vLLM serves elsewhere, coupled token by token.
+"""The HTTP backend: mixes the next-token distributions of two models that vLLM servers hold.
 
-`connect` is its entry for the sampler, `serving` starts a pair of servers on this machine. It imports
+`connect` is the sampler's entry point, `serving` starts a pair of servers on this machine. It imports
 `sampling.engine` for requests and admission.
 """

@@ -1,4 +1,4 @@
-"""Turns of two kinds of requests that must not share a batch."""
+"""An asyncio lock that keeps two kinds of requests out of one vLLM batch."""
 
 from __future__ import annotations
 
@@ -8,46 +8,46 @@ from contextlib import asynccontextmanager
 
 
 class BatchKindLock:
-    """Lets requests of one kind in together; those of the other kind wait until they are done, then go together.
+    """A lock that any number of requests of one kind hold together, and never requests of both kinds.
 
-    vLLM 0.32 (v1/sample/sampler.py) gives every row of a batch the logprobs of named ids as soon as one asks for them:
-    another row's top-k would be its drawn id alone.
+    While one kind holds it or waits for it, new requests of the other kind wait, then enter together. Needed because
+    vLLM 0.32 (v1/sample/sampler.py) returns the logprobs of named ids for every row of a batch as soon as one row asks
+    for them: another row's top-k would be its drawn id alone.
     """
 
     def __init__(self) -> None:
-        self._inside: dict[bool, int] = {False: 0, True: 0}
-        self._waiting: dict[bool, list[asyncio.Future[None]]] = {False: [], True: []}
+        self._num_holders: dict[bool, int] = {False: 0, True: 0}
+        self._waiters: dict[bool, list[asyncio.Future[None]]] = {False: [], True: []}
 
     @asynccontextmanager
-    async def of(self, kind: bool) -> AsyncIterator[None]:
-        """Wait for a turn of this kind; the block is within it."""
-        if self._inside[not kind] or self._waiting[not kind]:
-            turn = asyncio.get_running_loop().create_future()
-            self._waiting[kind].append(turn)
+    async def hold(self, kind: bool) -> AsyncIterator[None]:
+        """Hold the lock for a request of this kind while the block runs."""
+        if self._num_holders[not kind] or self._waiters[not kind]:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters[kind].append(waiter)
             try:
-                await turn
+                await waiter
             except asyncio.CancelledError:
-                if not turn.cancelled():  # it was let in, and cancelled before it heard of it
-                    self._leave(kind)
-                elif turn in self._waiting[kind]:
-                    self._waiting[kind].remove(turn)
+                if not waiter.cancelled():  # the lock was granted before the cancellation arrived
+                    self._release(kind)
+                elif waiter in self._waiters[kind]:
+                    self._waiters[kind].remove(waiter)
                 raise
         else:
-            self._inside[kind] += 1
+            self._num_holders[kind] += 1
         try:
             yield
         finally:
-            self._leave(kind)
+            self._release(kind)
 
-    def _leave(self, kind: bool) -> None:
-        self._inside[kind] -= 1
-        if self._inside[kind]:
+    def _release(self, kind: bool) -> None:
+        self._num_holders[kind] -= 1
+        if self._num_holders[kind]:
             return
-        for following in (not kind, kind):
-            batch_lock = [turn for turn in self._waiting[following] if not turn.cancelled()]
-            if batch_lock:
-                self._waiting[following] = []
-                self._inside[following] = len(batch_lock)
-                for turn in batch_lock:
-                    turn.set_result(None)
+        for next_kind in (not kind, kind):
+            if waiters := [waiter for waiter in self._waiters[next_kind] if not waiter.cancelled()]:
+                self._waiters[next_kind] = []
+                self._num_holders[next_kind] = len(waiters)
+                for waiter in waiters:
+                    waiter.set_result(None)
                 return

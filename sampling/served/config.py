@@ -1,4 +1,4 @@
-"""How servers are asked."""
+"""The configuration of requests to vLLM servers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sampling.errors import ConfigurationError
 
 
 class HttpConfig(Frozen):
-    """How many logprobs a server is asked for, how often it is asked again, when it is left alone."""
+    """Number of logprobs per request, retries, concurrency, circuit breaker."""
 
     top_k: int = Field(20, ge=1, description="Likeliest ids a server is asked for, to start with.")
     max_tail_mass: float = Field(
@@ -33,7 +33,7 @@ class HttpConfig(Frozen):
 
 
 def api_key(name: str) -> str | None:
-    """The model's API key, None where there is none. Raises ConfigurationError, which does not show it."""
+    """Return the model's API key, None where none is set. Raises ConfigurationError, which does not show the key."""
     key = os.environ.get(key_variable(name), "").strip()
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ConfigurationError(f"{key_variable(name)} holds what no API key has: a blank, or another character")
@@ -41,5 +41,5 @@ def api_key(name: str) -> str | None:
 
 
 def key_variable(name: str) -> str:
-    """The environment variable that holds the API key of the model called `name`, e.g. DUAL_SAMPLING_THETA_API_KEY."""
+    """Return the environment variable of the API key of model `name`, e.g. DUAL_SAMPLING_THETA_API_KEY."""
     return f"DUAL_SAMPLING_{name.upper()}_API_KEY"

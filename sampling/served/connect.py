@@ -1,4 +1,4 @@
-"""The coupling of two served models."""
+"""The constructor of the HTTP backend: connects to two served models and checks that they are the configured ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sampling.served.client import ModelClient
 from sampling.served.config import HttpConfig, api_key
 from sampling.served.engine import HttpEngine
 
-# Words, digits, white space, code, several scripts: tokenizers that differ at all differ here or in what is added.
+# Words, digits, white space, code, several scripts: different tokenizers differ on these, or on the text added to it.
 PROBE = "The 7 quick føxes — 你好, π ≈ 3.14159!\n\tdef f(x_1):  return x_1**2  # été\r\n\n👩‍👩‍👧 don't"
 NUM_PROBED_IDS = 200  # evenly spread over the vocabulary
 
@@ -20,12 +20,16 @@ NUM_PROBED_IDS = 200  # evenly spread over the vocabulary
 def connect(
     theta: ModelConfig, teacher: ModelConfig, config: HttpConfig
 ) -> tuple[HttpEngine, tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase], frozenset[int]]:
-    """The engine, theta's tokenizer with the teacher's, every id that ends a completion.
+    """Return the engine, theta's and the teacher's tokenizer, every id that ends a completion.
 
-    Both servers are asked what they are, before the first token. Raises ServerError, ServerRefusedError, ModelError,
-    VocabularyMismatchError.
+    Raises ServerError, ServerRefusedError, ModelError, VocabularyMismatchError.
     """
-    clients = [_client(name, model, config) for name, model in (("theta", theta), ("teacher", teacher))]
+    clients = [
+        ModelClient(
+            name, model.urls, config, api_key=api_key(name), served_name=model.served_name, model=model.model or None
+        )
+        for name, model in (("theta", theta), ("teacher", teacher))
+    ]
     engine = HttpEngine(clients[0], clients[1], config)
     try:
         models = [
@@ -40,10 +44,10 @@ def connect(
         ):
             ours = tokenizer.encode(probe, add_special_tokens=False)
             if ours != theirs:
-                place = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), len(theirs))
+                index = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), len(theirs))
                 raise VocabularyMismatchError(
                     f"{client.name}'s server ({client.info.model}) has another tokenizer than {model.model}: a probe"
-                    f" of {len(ours)} tokens differs from token {place} on; give the folder or Hub id of what it serves"
+                    f" of {len(ours)} tokens differs from token {index} on; give the folder or Hub id of what it serves"
                 )
         return engine, tokenizers, eos_ids(models[0]) | eos_ids(models[1])
     except BaseException:
@@ -52,14 +56,8 @@ def connect(
 
 
 def _probe(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A text that another tokenizer reads otherwise: its special tokens stand in it, some of its other ones too."""
+    """Return a text that other tokenizers encode differently: it holds special tokens and a sample of the others."""
     num_ids = len(tokenizer)
     ids = range(0, num_ids, max(1, num_ids // NUM_PROBED_IDS))
     pieces = [tokenizer.decode([token_id]) for token_id in ids]
     return " ".join([PROBE, *tokenizer.all_special_tokens, *(text for text in pieces if "\ufffd" not in str(text))])
-
-
-def _client(name: str, model: ModelConfig, config: HttpConfig) -> ModelClient:
-    return ModelClient(
-        name, model.urls, config, api_key=api_key(name), served_name=model.served_name, model=model.model or None
-    )

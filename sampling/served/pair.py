@@ -1,4 +1,4 @@
-"""Two served models, asked for the next token of the same row."""
+"""A pair of served models that returns both next-token distributions of a row."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sampling.served.client import ModelClient, NextToken
+from sampling.served.client import ModelClient
 from sampling.served.config import HttpConfig
-from sampling.served.support import Ints, Known, MergedSupport, known, unite
+from sampling.served.replies import NextToken
+from sampling.served.support import Ints, MergedSupport, PartialDistribution, merge, partial_distribution
 
 
 @dataclass(frozen=True, slots=True)
 class LogprobRequest:
-    """Where a row stands: what both models are asked of it."""
+    """A request for both models' next-token logprobs of one row."""
 
-    key: int  # of the row: its requests stay on one replica where they can
-    theta_ids: tuple[int, ...]  # prompt with the tokens drawn so far
+    key: int  # of the row: its requests stay on one replica where possible
+    theta_ids: tuple[int, ...]  # prompt and the tokens drawn so far
     teacher_ids: tuple[int, ...]
     temperature: float
     target_top_p: float | None  # of the trust region; None: there is none
@@ -26,25 +27,25 @@ class LogprobRequest:
 
 @dataclass(frozen=True, slots=True)
 class LogprobResponse:
-    """What both models say of the next token."""
+    """Both models' next-token logprobs of one row."""
 
     support: MergedSupport
-    is_named: bool  # whether a server was asked for ids that only the other one named
+    is_named: bool  # whether ids that only one model returned were requested from the other
     theta_s: float
     teacher_s: float
 
 
 class ServedPair:
-    """Theta's servers with the teacher's."""
+    """The clients of theta and the teacher."""
 
     def __init__(self, theta: ModelClient, teacher: ModelClient, config: HttpConfig) -> None:
         self.clients = theta, teacher
-        self.num_ids = 0  # ids that both tokenizers know: set before the first question
+        self.num_ids = 0  # ids that both tokenizers have: set before the first request
         self._config = config
-        theta.share_turns(teacher)
+        theta.share_batch_locks(teacher)
 
     async def open(self) -> None:
-        """Ask both what they are. Raises ServerError, ServerRefusedError."""
+        """Open both clients. Raises ServerError, ServerRefusedError."""
         tasks = [asyncio.create_task(client.open()) for client in self.clients]
         try:
             await asyncio.gather(*tasks)
@@ -54,73 +55,70 @@ class ServedPair:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def close(self) -> None:
-        """Close every connection, which ends what the servers still work on."""
+        """Close both clients, which aborts the requests that the servers still process."""
         await asyncio.gather(*(client.close() for client in self.clients), return_exceptions=True)
 
     async def tokenize(self, for_theta: str, for_teacher: str) -> tuple[list[int], list[int]]:
-        """One text's ids by theta's server, the other's by the teacher's."""
+        """Return the token ids of one text by theta's server, of the other by the teacher's."""
         theta, teacher = self.clients
-        first, second = await asyncio.gather(theta.tokenize(for_theta), teacher.tokenize(for_teacher))
-        return first, second
+        return await asyncio.gather(theta.tokenize(for_theta), teacher.tokenize(for_teacher))
 
-    async def ask(self, question: LogprobRequest) -> LogprobResponse:
-        """Both models' likeliest ids, each with the other's logprobs of them where the servers can name ids.
+    async def ask(self, request: LogprobRequest) -> LogprobResponse:
+        """Return both models' likeliest ids, each with the other's logprobs of them where the servers can name ids.
 
-        Raises RowError where the row is at fault, ServerError, ServerRefusedError.
+        Raises RowError for a row that cannot be sampled, ServerError, ServerRefusedError.
         """
-        prompts = question.theta_ids, question.teacher_ids
-        pairs = tuple(zip(self.clients, prompts, strict=True))
+        pairs = tuple(zip(self.clients, (request.theta_ids, request.teacher_ids), strict=True))
         (theta, theta_s), (teacher, teacher_s) = await asyncio.gather(
-            *(self._top(client, prompt, question) for client, prompt in pairs)
+            *(self._top(client, prompt, request) for client, prompt in pairs)
         )
-        support = self._unite(theta, teacher, question.temperature)
-        wanted = _unheard(support, question.target_top_p)
+        support = self._merge(theta, teacher, request.temperature)
+        missing = _missing_ids(support, request.target_top_p)
         can_name = self._config.name_ids and all(client.info.can_name_ids for client in self.clients)
-        is_named = can_name and any(len(ids) for ids in wanted)
+        is_named = can_name and any(len(ids) for ids in missing)
         if is_named:
             theta, teacher = await asyncio.gather(
                 *(
-                    _with_named(client, prompt, reply, ids, question.key)
-                    for (client, prompt), reply, ids in zip(pairs, (theta, teacher), wanted, strict=True)
+                    _with_named(client, prompt, token, ids, request.key)
+                    for (client, prompt), token, ids in zip(pairs, (theta, teacher), missing, strict=True)
                 )
             )
-            support = self._unite(theta, teacher, question.temperature)
+            support = self._merge(theta, teacher, request.temperature)
         return LogprobResponse(support, is_named, theta_s, teacher_s)
 
     async def _top(
-        self, client: ModelClient, prompt: tuple[int, ...], question: LogprobRequest
+        self, client: ModelClient, prompt: tuple[int, ...], request: LogprobRequest
     ) -> tuple[NextToken, float]:
-        """The likeliest ids, more of them while the tail is too heavy at the row's temperature."""
+        """Return the likeliest ids and the seconds taken; quadruple k while the tail mass exceeds `max_tail_mass`."""
         start = time.perf_counter()
-        top_k = self._config.top_k
-        most = client.info.max_logprobs
+        top_k, most = self._config.top_k, client.info.max_logprobs
         while True:
             top_k = min(top_k, most)
-            reply = await client.next_token(prompt, top_k, row=question.key)
-            if top_k >= most or self._known(reply, question.temperature).tail_share <= self._config.max_tail_mass:
-                return reply, time.perf_counter() - start
+            token = await client.next_token(prompt, top_k, row=request.key)
+            if top_k >= most or self._partial(token, request.temperature).tail_share <= self._config.max_tail_mass:
+                return token, time.perf_counter() - start
             top_k *= 4
 
-    def _unite(self, theta: NextToken, teacher: NextToken, temperature: float) -> MergedSupport:
-        return unite(self._known(theta, temperature), self._known(teacher, temperature))
+    def _merge(self, theta: NextToken, teacher: NextToken, temperature: float) -> MergedSupport:
+        return merge(self._partial(theta, temperature), self._partial(teacher, temperature))
 
-    def _known(self, reply: NextToken, temperature: float) -> Known:
-        return known(reply.ids, reply.logprobs, reply.num_top, self.num_ids, temperature)
+    def _partial(self, token: NextToken, temperature: float) -> PartialDistribution:
+        return partial_distribution(token.ids, token.logprobs, token.num_top, self.num_ids, temperature)
 
 
-async def _with_named(client: ModelClient, prompt: tuple[int, ...], reply: NextToken, ids: Ints, key: int) -> NextToken:
-    """The reply, with the ids that only the other model spoke of."""
+async def _with_named(client: ModelClient, prompt: tuple[int, ...], token: NextToken, ids: Ints, key: int) -> NextToken:
+    """Return `token` extended by the logprobs of `ids`."""
     if not len(ids):
-        return reply
+        return token
     named = await client.next_token(prompt, 0, ids.tolist(), row=key)
-    both = (np.concatenate([one, other]) for one, other in ((reply.ids, named.ids), (reply.logprobs, named.logprobs)))
-    return NextToken(next(both), next(both), reply.num_top)
+    return token.extended(named.ids, named.logprobs)
 
 
-def _unheard(support: MergedSupport, top_p: float | None) -> tuple[Ints, Ints]:
-    """Ids to ask theta for, and the teacher: what the other one spoke of and the support may need.
+def _missing_ids(support: MergedSupport, top_p: float | None) -> tuple[Ints, Ints]:
+    """Return the ids to request from theta and from the teacher: those that only the other one returned.
 
-    Within a trust region that the teacher's likeliest ids hold, only those of it matter.
+    With a trust region (`top_p`), only ids of it are requested, and only from theta: the smallest set of the teacher's
+    likeliest ids with that mass, or all of them where they have less.
     """
     theta, teacher = support.theta[:-1], support.teacher[:-1]
     theta_lacks, teacher_lacks = np.isneginf(theta), np.isneginf(teacher)

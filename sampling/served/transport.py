@@ -1,4 +1,4 @@
-"""One try of one request."""
+"""The HTTP transport: sends one request once, over kept-alive connections with verified TLS."""
 
 from __future__ import annotations
 
@@ -14,29 +14,28 @@ from sampling.served.refusals import TryError, refusal
 from sampling.served.replicas import Replica
 
 CONNECT_TIMEOUT_S = 10.0
-# vLLM closes a connection that was idle for 5 s: let go of ours before, or requests meet it closing.
+# vLLM closes a connection that was idle for 5 s: ours must close earlier, or requests meet a closing connection.
 KEEP_ALIVE_S = 4.0
 
 
 class Transport:
-    """Kept-alive connections to the servers of the model called `name`, each with TLS verified."""
+    """The connections to the servers of the model called `name`."""
 
     def __init__(self, name: str, config: HttpConfig, api_key: str | None) -> None:
         self.connections: list[httpx.AsyncClient] = []
         self._name = name
         self._config = config
-        self._has_key = api_key is not None
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key is not None else {}
-        self._trusted = httpx.create_ssl_context()
+        self._tls = httpx.create_ssl_context()
 
     async def close(self) -> None:
         """Close every connection."""
         await asyncio.gather(*(connection.aclose() for connection in self.connections))
 
     async def send(self, replica: Replica, method: str, path: str, content: bytes | None) -> Any:
-        """The JSON that a replica answers to one request. Raises TryError, or what the refusal asks for."""
+        """Return the JSON of a replica's response. Raises TryError, or the error that `refusal` returns."""
         replica.in_flight += 1
-        connection = replica.idle_lanes.pop() if replica.idle_lanes else self._new_lane()
+        connection = replica.idle_connections.pop() if replica.idle_connections else self._new_connection()
         try:
             async with asyncio.timeout(self._config.request_timeout_s):
                 response = await connection.request(
@@ -46,7 +45,7 @@ class Transport:
                     headers={"Content-Type": "application/json"} if content is not None else None,
                 )
             if response.status_code != 200:
-                raise refusal(self._name, replica.url, response, self._has_key)
+                raise refusal(self._name, replica.url, response, has_key=bool(self._headers))
             return response.json()
         except TimeoutError as error:
             raise TryError(f"no answer within {self._config.request_timeout_s:g} s") from error
@@ -61,19 +60,19 @@ class Transport:
             raise TryError(f"a reply that is not JSON: {error}") from error
         finally:
             replica.in_flight -= 1
-            replica.idle_lanes.append(connection)
+            replica.idle_connections.append(connection)
 
-    def _new_lane(self) -> httpx.AsyncClient:
-        """A client with one connection, for one request at a time.
+    def _new_connection(self) -> httpx.AsyncClient:
+        """Return a client with one connection, for one request at a time.
 
-        One client for all looks through all its connections at every request: with 32 in flight that took 1.9 ms of
-        CPU a request, this takes 0.6.
+        A client with all connections searches them at every request: with 32 in flight that took 1.9 ms of CPU a
+        request, this takes 0.6.
         """
         connection = httpx.AsyncClient(
             headers=self._headers,
-            verify=self._trusted,
+            verify=self._tls,
             limits=httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEEP_ALIVE_S),
-            # the whole try has its own limit; a name or host that is gone shows sooner
+            # the whole try has its own limit; a shorter one for connecting shows an unreachable host sooner
             timeout=httpx.Timeout(None, connect=min(CONNECT_TIMEOUT_S, self._config.request_timeout_s)),
         )
         self.connections.append(connection)
@@ -81,7 +80,7 @@ class Transport:
 
 
 def _is_untrusted(error: BaseException | None) -> bool:
-    """Whether a certificate that cannot be verified is behind `error`: trying again does not help."""
+    """Return whether `error` was caused by a certificate that cannot be verified, which no retry repairs."""
     while error is not None:
         if isinstance(error, ssl.SSLCertVerificationError):
             return True
@@ -90,7 +89,7 @@ def _is_untrusted(error: BaseException | None) -> bool:
 
 
 def root_of(name: str, url: str) -> str:
-    """The address of a server without /v1. Raises ConfigurationError, which never quotes a password."""
+    """Return a server's URL without /v1. Raises ConfigurationError, whose message never holds a password."""
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:

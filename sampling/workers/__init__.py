@@ -1,4 +1,4 @@
-"""Models on GPUs of their own, each in worker processes that lockstep drives.
+"""Models that run in worker processes, one per GPU, driven by the lockstep engine.
 
-Only `sampling.loading` imports it; it imports `sampling.engine` for the engine that each worker loads.
+Only `sampling.loading` imports this room; it imports `sampling.engine` for the engine that each worker loads.
 """

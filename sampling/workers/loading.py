@@ -1,9 +1,9 @@
-"""Models loaded where they are placed, those in workers beside each other."""
+"""The loader that puts each model where it is placed: into this process, or into workers."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,39 +11,39 @@ import torch
 from sampling.config import EngineConfig, ModelConfig
 from sampling.engine.vllm_engine import VllmEngine
 from sampling.models.folder import load_config
-from sampling.models.memory import DeviceMemory, device_memory, plan_memory
+from sampling.models.memory import DeviceMemory, MemoryPlan, device_memory, plan_memory
 from sampling.workers.engine import RemoteEngine
-from sampling.workers.placement import HERE, Devices, Placement
+from sampling.workers.placement import HERE, Devices, Placement, join_ids
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """A model to be loaded."""
+class LoadRequest:
+    """A model to load."""
 
     name: str  # for messages: theta, teacher
     model: ModelConfig
     engine: EngineConfig
     max_model_len: int
-    kv_cache_bytes: int  # on each of its GPUs
+    kv_cache_bytes: int  # per GPU
     devices: Devices
 
 
-def load_engines(wanted: Sequence[Wanted], device: str) -> list[VllmEngine | RemoteEngine]:
-    """The models in their order; `device` is cpu or cuda.
+def load_engines(requests: Sequence[LoadRequest], device: str) -> list[VllmEngine | RemoteEngine]:
+    """Load the models, workers concurrently; return them in order. `device` is cpu or cuda.
 
     Raises ModelError, UnsupportedVllmError, or EngineDiedError when a worker ends; none stays loaded then.
     """
     loaded: dict[str, VllmEngine | RemoteEngine] = {}
     mixing = torch.device("cpu") if device == "cpu" else torch.device("cuda", HERE[0])
     try:
-        for one in sorted(wanted, key=lambda one: one.devices == HERE):  # workers first: they load meanwhile
-            info = one.model, one.engine, one.max_model_len, one.kv_cache_bytes
-            if one.devices == HERE:
-                loaded[one.name] = VllmEngine(*info)
+        for request in sorted(requests, key=lambda request: request.devices == HERE):  # workers first
+            options = request.model, request.engine, request.max_model_len, request.kv_cache_bytes
+            if request.devices == HERE:
+                loaded[request.name] = VllmEngine(*options)
             else:
-                loaded[one.name] = RemoteEngine(one.name, *info, devices=one.devices, device=mixing)
+                loaded[request.name] = RemoteEngine(request.name, *options, devices=request.devices, device=mixing)
         for engine in loaded.values():
             if isinstance(engine, RemoteEngine):
                 engine.wait_until_loaded()
@@ -51,7 +51,7 @@ def load_engines(wanted: Sequence[Wanted], device: str) -> list[VllmEngine | Rem
         for engine in loaded.values():
             engine.close()
         raise
-    return [loaded[one.name] for one in wanted]
+    return [loaded[request.name] for request in requests]
 
 
 def plan_caches(
@@ -61,40 +61,34 @@ def plan_caches(
     placement: Placement,
     device: str,
     shared_weights: bool,
-    say: Callable[[str], None] = logger.info,
+    log: Callable[[str], None] = logger.info,
 ) -> tuple[int, int]:
-    """KV cache bytes on each of theta's GPUs, then on each of the teacher's. Raises CapacityError.
+    """Return the KV cache bytes per GPU of theta and of the teacher. Raises CapacityError.
 
-    `say` is given each plan in words.
-    Models that have no GPU in common are planned apart; on a CPU all processes share one memory.
+    `log` receives each memory plan as text. Models that share no GPU are planned separately; on a CPU all processes
+    share one memory.
     """
     if device == "cpu":
         plan = plan_memory(theta, teacher, engine, device, shared=shared_weights)
-        say(f"memory: {plan}")
+        log(f"memory: {plan}")
         return plan.theta_bytes // _num_splits(theta), plan.teacher_bytes // _num_splits(teacher)
+
+    def plan_on(gpus: Devices, *, theta: ModelConfig | None = None, teacher: ModelConfig | None = None) -> MemoryPlan:
+        found = [device_memory(device, gpu) for gpu in gpus]
+        least = DeviceMemory(min(gpu.total_bytes for gpu in found), min(gpu.free_bytes for gpu in found))
+        plan = plan_memory(theta, teacher, engine, device, shared=shared_weights, memory=least)
+        log(f"memory of GPU {join_ids(sorted(set(gpus)))}: {plan}")
+        return plan
+
     if set(placement.theta) & set(placement.teacher):
-        gpus = (*placement.theta, *placement.teacher)
-        plan = plan_memory(theta, teacher, engine, device, shared=shared_weights, memory=_least_memory(gpus, device))
-        say(f"memory of GPU {_shown(gpus)}: {plan}")
+        plan = plan_on((*placement.theta, *placement.teacher), theta=theta, teacher=teacher)
         return plan.theta_bytes, plan.teacher_bytes
-    theta_plan = plan_memory(theta, None, engine, device, memory=_least_memory(placement.theta, device))
-    teacher_plan = plan_memory(None, teacher, engine, device, memory=_least_memory(placement.teacher, device))
-    for gpus, plan in ((placement.theta, theta_plan), (placement.teacher, teacher_plan)):
-        say(f"memory of GPU {_shown(gpus)}: {plan}")
+    theta_plan, teacher_plan = plan_on(placement.theta, theta=theta), plan_on(placement.teacher, teacher=teacher)
     return theta_plan.theta_bytes, teacher_plan.teacher_bytes
 
 
-def _shown(gpus: Iterable[int]) -> str:
-    return ", ".join(map(str, sorted(set(gpus))))
-
-
-def _least_memory(gpus: Iterable[int], device: str) -> DeviceMemory:
-    found = [device_memory(device, gpu) for gpu in gpus]
-    return DeviceMemory(min(one.total_bytes for one in found), min(one.free_bytes for one in found))
-
-
 def _num_splits(model: ModelConfig) -> int:
-    """Into how many its keys are split; heads that are fewer than workers are copied."""
+    """Return over how many workers the KV cache is split; heads fewer than workers are replicated."""
     config = load_config(model)
     heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     return min(heads, model.tensor_parallel_size)

@@ -1,11 +1,12 @@
-"""Which GPUs hold theta, which the teacher.
+"""The assignment of both models to GPUs.
 
-GPUs are counted as this process sees them. Logits are mixed on the first one, and a model on that one alone lives in
-this process; any other lives in worker processes, one a GPU. On a CPU the numbers stand for processes: 0 is this one.
+GPUs are numbered as this process sees them. Logits are mixed on GPU 0, and a model on GPU 0 alone is loaded into this
+process; any other is loaded into worker processes, one per GPU. On a CPU the numbers are processes: 0 is this one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sampling.config import ModelConfig
@@ -18,16 +19,16 @@ HERE: Devices = (0,)
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """The GPUs of both models."""
+    """The GPUs of each model."""
 
     theta: Devices
     teacher: Devices
 
 
 def place(theta: ModelConfig, teacher: ModelConfig, num_gpus: int | None, shared_weights: bool = False) -> Placement:
-    """Both models on the GPUs they name; else on the first one while each takes one, side by side when not.
+    """Assign GPUs: those that `devices` names; else GPU 0 for both where each needs one, else disjoint ones.
 
-    `num_gpus`: those of this machine, None on a CPU. `one_copy`: both are the same weights, loaded once. Raises
+    `num_gpus`: of this machine, None on a CPU. `shared_weights`: both models are the same weights, loaded once. Raises
     ConfigurationError for a model that cannot be split so, CapacityError when there are too few GPUs.
     """
     for name, model in (("theta", theta), ("teacher", teacher)):
@@ -43,14 +44,14 @@ def place(theta: ModelConfig, teacher: ModelConfig, num_gpus: int | None, shared
     wanted = max(*placement.theta, *placement.teacher) + 1
     if num_gpus is not None and wanted > num_gpus:
         raise CapacityError(
-            f"theta on GPUs {_shown(placement.theta)} with the teacher on {_shown(placement.teacher)} takes {wanted}"
-            f" GPUs, and {num_gpus} can be seen; lower tensor_parallel_size or name others in devices"
+            f"theta on GPUs {join_ids(placement.theta)} with the teacher on {join_ids(placement.teacher)} takes"
+            f" {wanted} GPUs, and {num_gpus} can be seen; lower tensor_parallel_size or name others in devices"
         )
     return placement
 
 
 def check_split(name: str, model: ModelConfig) -> None:
-    """Raises ConfigurationError when the model's shapes cannot be shared out over `tensor_parallel_size` GPUs."""
+    """Raise ConfigurationError when `tensor_parallel_size` does not divide the model's shapes."""
     size = model.tensor_parallel_size
     if size == 1:
         return
@@ -74,9 +75,10 @@ def check_split(name: str, model: ModelConfig) -> None:
 
 
 def _free(number: int, taken: Devices) -> Devices:
-    """The first GPUs that are not taken."""
+    """Return the first `number` GPUs that are not taken."""
     return tuple(gpu for gpu in range(number + len(taken)) if gpu not in taken)[:number]
 
 
-def _shown(devices: Devices) -> str:
+def join_ids(devices: Iterable[int]) -> str:
+    """Return device numbers for a message, such as "0, 1"."""
     return ", ".join(map(str, devices))

@@ -1,4 +1,4 @@
-"""Memory that a model's workers share with the process that mixes."""
+"""Host memory shared by a model's workers and the mixing process."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from torch import Tensor
 
 
 class SharedMemory:
-    """A file in memory that has no name, and so ends with the last process that holds it, however that ends.
+    """An anonymous file in memory (memfd), freed with the last process that holds it, however that ends.
 
     Not /dev/shm, of which a container has 64 MB: a head of 150,000 ids x 5,120 columns takes 1.5 GB at start-up.
     """
 
     def __init__(self, descriptor: int | None = None) -> None:
-        """`descriptor`: of memory that another process has made."""
+        """`descriptor`: of memory created by another process."""
         self.descriptor = os.memfd_create("dual-sampling") if descriptor is None else descriptor
 
     def resize(self, num_bytes: int) -> None:
-        """Make room; what was there may go."""
+        """Set the size; the contents may be lost."""
         os.ftruncate(self.descriptor, num_bytes)
 
     def tensor(self, shape: Sequence[int], dtype: torch.dtype, offset: int = 0) -> Tensor:
-        """The bytes from `offset` on as a tensor; it stays valid when the memory is mapped again."""
+        """Return the bytes from `offset` on as a tensor, which stays valid when the memory is mapped again."""
         count = math.prod(shape)
         mapped = mmap.mmap(self.descriptor, offset + count * dtype.itemsize)
         return torch.frombuffer(mapped, dtype=dtype, count=count, offset=offset).view(*shape)
 
     def close(self) -> None:
-        """Give it back, once its tensors are gone, too; a second call does nothing."""
+        """Close the descriptor; memory is freed with its last tensor. A second call does nothing."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
         self.descriptor = -1
 
 
 def step_buffer(memory: SharedMemory, num_rows: int, width: int, dtype: torch.dtype, pinned: bool) -> Tensor:
-    """What crosses in a step, [num_rows, width]; pinned, this process's GPU copies from and to it by itself."""
+    """Return the buffer [num_rows, width] of a step; `pinned`: this process's GPU copies asynchronously."""
     tensor = memory.tensor((num_rows, width), dtype)
     if not pinned:
         return tensor

@@ -1,4 +1,4 @@
-"""What a worker says of the model that it has loaded."""
+"""The description of a model that a worker has loaded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sampling.workers.head import HeadShape
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """The same on every rank."""
+    """Properties of the loaded model, equal on all ranks."""
 
     max_model_len: int
     max_num_batched_tokens: int
@@ -19,4 +19,4 @@ class WorkerInfo:
     block_size: int
     num_groups: int
     dtype: torch.dtype  # of the logits
-    head: HeadShape | None  # None: the head cannot be applied apart from the model
+    head: HeadShape | None  # None: the head cannot be applied in another process

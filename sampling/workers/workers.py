@@ -1,79 +1,82 @@
-"""The worker processes of one model, seen from the process that mixes."""
+"""The worker processes of one model, as the mixing process drives them."""
 
 from __future__ import annotations
 
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 from sampling.errors import DualSamplingError, EngineDiedError
-from sampling.processes.children import Message, environment, from_message
-from sampling.processes.exits import ended
+from sampling.processes.child import Child
+from sampling.processes.errors import Message, from_message
+from sampling.processes.exits import describe_exit
 
 STOP_TIMEOUT_S = 10.0
-END_TIMEOUT_S = 5.0  # from the end of a worker's pipe to its own
+END_TIMEOUT_S = 5.0  # from the end of a worker's pipe to its exit
 
 
 class Workers:
-    """Starts one process a rank, tells all of them the same, hears what each says."""
+    """Starts one process per rank, sends every command to all of them, receives their answers."""
 
     def __init__(self, name: str, devices: Sequence[int], memory: int, on_gpus: bool) -> None:
-        """`name`: theta or teacher. `memory`: the descriptor of what is shared with them."""
+        """`name`: theta or teacher. `memory`: the descriptor of the shared memory."""
         self._name, self._devices, self._on_gpus = name, tuple(devices), on_gpus
         self._failure: DualSamplingError | None = None
-        self._processes: list[subprocess.Popen[bytes]] = []
-        self._connections: list[Connection] = []
+        self._children: list[Child] = []
         self._port = _free_port()
         ranks = {"WORLD_SIZE": str(len(devices)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(self._port)}
         if on_gpus:
-            ranks["CUDA_VISIBLE_DEVICES"] = ",".join(_visible(device) for device in devices)
+            ranks["CUDA_VISIBLE_DEVICES"] = ",".join(_device_id(device) for device in devices)
         try:
             for rank in range(len(devices)):
-                self._start({**ranks, "RANK": str(rank), "LOCAL_RANK": str(rank)}, memory)
+                variables = {**ranks, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+                # 2, stderr: keeps its prints out of this process's output
+                child = Child("sampling.workers.worker:serve", 2, [memory], variables)
+                self._children.append(child)
+                child.connection.send(memory)
         except BaseException:
             self.close()
             raise
 
     @property
     def pids(self) -> list[int]:
-        """By rank."""
-        return [process.pid for process in self._processes]
+        """Process ids by rank."""
+        return [child.process.pid for child in self._children]
 
     @property
     def are_alive(self) -> bool:
-        """Whether nothing has been heard to the contrary."""
+        """Whether no failure is known."""
         return self._failure is None
 
     def send(self, name: str, *arguments: Any) -> None:
-        """Give every rank a command, a method of `worker.Worker`. Raises as `receive` does."""
+        """Send every rank a command: a method name of `worker.Worker`, and arguments. Raises as `receive` does."""
         if self._failure is not None:
             raise self._failure
-        for rank, connection in enumerate(self._connections):
+        for rank, child in enumerate(self._children):
             try:
-                connection.send((name, *arguments))
+                child.connection.send((name, *arguments))
             except OSError:
                 self._fail(rank)
 
     def receive(self, num_ranks: int) -> list[Any]:
-        """One answer of each of the first ranks.
+        """Return one answer of each of the first `num_ranks` ranks.
 
-        Raises what any rank raised, under its own class (another exception than ours: EngineError), EngineDiedError
-        when its process ended. The other ranks are ended then.
+        Raises what any rank raised, under its own class (EngineError for exceptions that are not ours), or
+        EngineDiedError when its process ended; all ranks are ended then.
         """
         if self._failure is not None:
             raise self._failure
         answers: dict[int, Any] = {}
+        connections = [child.connection for child in self._children]
         while len(answers) < num_ranks:
-            for ready in wait(self._connections):
+            for ready in wait(connections):
                 assert isinstance(ready, Connection)
-                rank = self._connections.index(ready)
+                rank = connections.index(ready)
                 try:
                     kind, payload = ready.recv()
                 except (EOFError, OSError):
@@ -84,72 +87,52 @@ class Workers:
         return [answers[rank] for rank in range(num_ranks)]
 
     def close(self) -> None:
-        """End every worker: in order, and those that do not within 10 s, or after an error, at once."""
+        """End every worker: by command, or by SIGKILL after 10 s or an error."""
         if self._failure is None:
             with suppress(DualSamplingError):
                 self.send("close")
-            for process in self._processes:
+            for child in self._children:
                 with suppress(subprocess.TimeoutExpired):
-                    process.wait(STOP_TIMEOUT_S)
+                    child.process.wait(STOP_TIMEOUT_S)
         self._failure = self._failure or EngineDiedError(f"{self._name}'s workers are closed; make a new sampler")
-        for process in self._processes:
-            process.kill()
-        for process in self._processes:
-            with suppress(subprocess.TimeoutExpired):  # stuck in a driver, which nothing ends
-                process.wait(END_TIMEOUT_S)
-        for connection in self._connections:
-            connection.close()
-        for left in Path("/dev/shm").glob(f"{self._port}-*cpushm*"):  # vLLM's, of ranks on a CPU: 4 MiB each
-            left.unlink(missing_ok=True)
+        for child in self._children:
+            child.process.kill()
+        for child in self._children:
+            child.kill(END_TIMEOUT_S)
+        for file in Path("/dev/shm").glob(f"{self._port}-*cpushm*"):  # vLLM's, of CPU ranks: 4 MiB each
+            file.unlink(missing_ok=True)
 
-    def _start(self, variables: dict[str, str], memory: int) -> None:
-        ours, theirs = Pipe()
-        self._connections.append(ours)
-        # Not multiprocessing: its spawn imports the caller's main module again.
-        command = (
-            f"from sampling.processes.lifeline import end_with; end_with({theirs.fileno()});"
-            f"from sampling.workers.worker import main; main({theirs.fileno()}, {memory})"
-        )
-        with theirs:
-            self._processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-P", "-c", command],
-                    stdin=subprocess.DEVNULL,
-                    stdout=2,  # what it prints belongs to no one's output
-                    pass_fds=[theirs.fileno(), memory],
-                    env=environment(**variables),
-                )
-            )
-
-    def _fail(self, rank: int, said: Message | None = None) -> None:
-        """Raise what a rank said, or how it ended; a rank that was killed explains what the others say of it."""
-        if said is None:
+    def _fail(self, rank: int, message: Message | None = None) -> None:
+        """Raise a rank's error, or EngineDiedError; a killed rank takes precedence, as the cause of others' errors."""
+        if message is None:
             with suppress(subprocess.TimeoutExpired):
-                self._processes[rank].wait(END_TIMEOUT_S)
-        killed = [place for place, process in enumerate(self._processes) if (process.poll() or 0) < 0]
-        if said is None or killed:
+                self._children[rank].process.wait(END_TIMEOUT_S)
+        killed = [index for index, child in enumerate(self._children) if (child.process.poll() or 0) < 0]
+        if message is None or killed:
             self._failure = self._death(killed[0] if killed else rank)
         else:
-            self._failure = from_message(said, f" (in {self._who(rank)})")
+            self._failure = from_message(message, f" (in {self._describe(rank)})")
         self.close()
         raise self._failure
 
     def _death(self, rank: int) -> EngineDiedError:
-        code = self._processes[rank].poll()
-        how = "closed its pipe but does not end" if code is None else f"ended {ended(code)}"
+        code = self._children[rank].process.poll()
+        how = "closed its pipe but does not end" if code is None else f"ended {describe_exit(code)}"
         return EngineDiedError(
-            f"{self._who(rank)} {how}; what it printed stands in this process's log. Make a new sampler, or run the"
-            " same command again: finished rows are kept. If it ends so again, lower kv_cache_memory_bytes or"
+            f"{self._describe(rank)} {how}; what it printed stands in this process's log. Make a new sampler, or run"
+            " the same command again: finished rows are kept. If it ends so again, lower kv_cache_memory_bytes or"
             " max_num_seqs"
         )
 
-    def _who(self, rank: int) -> str:
+    def _describe(self, rank: int) -> str:
         where = f", GPU {self._devices[rank]}" if self._on_gpus else ""
-        return f"{self._name}'s worker {rank} of {len(self._devices)} (process {self._processes[rank].pid}{where})"
+        return (
+            f"{self._name}'s worker {rank} of {len(self._devices)} (process {self._children[rank].process.pid}{where})"
+        )
 
 
-def _visible(device: int) -> str:
-    """The name of a GPU that this process counts as `device`."""
+def _device_id(device: int) -> str:
+    """Return the CUDA_VISIBLE_DEVICES entry of this process's GPU number `device`."""
     seen = os.environ.get("CUDA_VISIBLE_DEVICES")
     return seen.split(",")[device].strip() if seen else str(device)
 

@@ -1,5 +1,5 @@
-"""A finished run's way to a published dataset: staged, judged, described, renamed into place.
+"""The publication of a finished run's dataset: staging, quality gate, documents, rename; opening of published ones.
 
-It imports `tasks.run`, `tasks.worker` and `validations`; the flows import it. `hub` brings a published dataset to the
+Imports `tasks.run`, `tasks.worker` and `validations`; the flows import it. `hub` uploads a published dataset to the
 Hugging Face Hub.
 """

@@ -1,4 +1,4 @@
-"""The dataset card: what a reader of the Hub, or of the folder, is told."""
+"""The dataset card, README.md."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks.config import PipelineConfig
 from tasks.publish.staging import Staged
 from tasks.run.plan import Plan
 
-SHOWN_CHARACTERS = 600  # of a text in the example
+MAX_CHARACTERS = 600  # of a text in the example
 LOAD = """from datasets import load_dataset
 
 rows = load_dataset({source}, split="train")
@@ -39,10 +39,10 @@ COLUMNS = {
 
 
 def _config_name(staged: Staged) -> str:
-    """A name that changes with the data.
+    """Return a name that changes with the data.
 
-    `datasets` caches a local folder under its last name and this one: were it always the same, `load_dataset(…/latest)`
-    would go on giving the rows of the version that it saw first.
+    `datasets` caches a local folder by its own name and this one: if it did not change, `load_dataset(…/latest)` would
+    always return the rows of the first version it loaded.
     """
     digest = hashlib.sha256("".join(file.sha256 for file in staged.files).encode())
     return f"data-{digest.hexdigest()[:12]}"
@@ -56,7 +56,7 @@ def card(
     metrics: dict[str, Any],
     example: dict[str, str],
 ) -> str:
-    """The README.md of a dataset. `example` holds the prompts and the completion of one row."""
+    """Return a dataset's README.md. `example`: the titled prompts and completion of one row."""
     header = {
         "pretty_name": config.name,
         "task_categories": ["text-generation"],
@@ -130,9 +130,9 @@ def _number(value: Any) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Dataset text that no reader's Markdown or HTML takes for its own; a blank line would end the block."""
-    shown = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
-    printable = (char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in shown)
+    """Escape text for an HTML block in Markdown, which a blank line would end."""
+    cut = text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}…"
+    printable = (char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in cut)
     return html.escape("".join(printable)).replace("\n", "&#10;")
 
 

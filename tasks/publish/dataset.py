@@ -1,4 +1,4 @@
-"""A dataset that lies in a folder, or an object store: published, refused or foreign."""
+"""A dataset in a folder or an object store, opened for reading: published, refused or foreign."""
 
 from __future__ import annotations
 
@@ -15,30 +15,32 @@ from sampling.errors import OutputError, RefusedError, SourceError
 from sampling.record import RECORD_SCHEMA
 from tasks.config import PipelineConfig
 from tasks.run.dataset_metadata import read_metadata
+from tasks.run.folder import LATEST, MANIFEST
 from tasks.store.durable import read_json, sha256_of
+from tasks.store.scratch import process_scratch
 from validations.limits import Limits
 from validations.measure.metadata import DatasetMetadata
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Its files, with what lies beside them."""
+    """The files of a dataset, with its manifest and metadata."""
 
-    address: str  # where its user says that it is: a folder, or the URL that it was fetched from
+    address: str  # as the user gave it: a folder, or the URL that it was downloaded from
     path: Path
     files: list[Path]  # at least one; each has the columns of RECORD_SCHEMA
-    manifest: dict[str, Any] | None  # None: foreign
-    facts: DatasetMetadata
+    manifest: dict[str, Any] | None  # None: made by another program
+    metadata: DatasetMetadata
 
     @property
     def title(self) -> str:
-        """`name version`, or the folder's name."""
+        """Return `name version`, or the folder's name."""
         named = [str(value) for key in ("name", "version") if (value := (self.manifest or {}).get(key))]
         return " ".join(named) or self.path.name
 
     @property
     def limits(self) -> Limits:
-        """Those it was made with; the defaults for a foreign dataset."""
+        """Return the limits it was made with; the defaults for a foreign dataset."""
         config = (self.manifest or {}).get("config")
         try:
             return PipelineConfig.model_validate(config).validation
@@ -46,44 +48,64 @@ class Dataset:
             return Limits()
 
     def check_whole(self) -> None:
-        """Raises RefusedError when it is not what its manifest lists: no figure of it can be trusted."""
+        """Raise RefusedError when the files differ from the manifest: no metric of them can be trusted."""
         if damages := self.damages():
             raise RefusedError(f"{self.address}: {'; '.join(damages)}")
 
     def damages(self) -> list[str]:
-        """What lies there otherwise than the manifest lists it."""
+        """Return the differences between the data files and the manifest, one line each."""
         listed = (self.manifest or {}).get("files")
         if not isinstance(listed, list):
             return []
-        names = [file.get("path") for file in listed if isinstance(file, dict)]
-        found = [str(path.relative_to(self.path)) for path in self.files]
-        added = [f"{name} is not listed in manifest.json" for name in found if name not in names]
-        return [*(damage for file in listed for damage in self._damage(file)), *added]
-
-    def _damage(self, file: Any) -> list[str]:
-        name, digest = (file.get("path"), file.get("sha256")) if isinstance(file, dict) else (None, None)
         paths = {str(path.relative_to(self.path)): path for path in self.files}
-        if not isinstance(name, str) or name not in paths:
-            return [f"manifest.json lists {name!r}, which is not in the dataset"]
-        found = sha256_of(paths[name])
-        return [] if found == digest else [f"{name} has sha256 {found[:12]}…, manifest.json lists {str(digest)[:12]}…"]
+        damages, names = [], []
+        for file in listed:
+            name, digest = (file.get("path"), file.get("sha256")) if isinstance(file, dict) else (None, None)
+            names.append(name)
+            if not isinstance(name, str) or name not in paths:
+                damages.append(f"manifest.json lists {name!r}, which is not in the dataset")
+            elif (found := sha256_of(paths[name])) != digest:
+                damages.append(f"{name} has sha256 {found[:12]}…, manifest.json lists {str(digest)[:12]}…")
+        return damages + [f"{name} is not listed in manifest.json" for name in paths if name not in names]
 
 
-def open_dataset(place: str | Path, options: Mapping[str, Any] | None = None) -> Dataset:
-    """Open a folder of Parquet files (data/*.parquet, else *.parquet), or one file, or either by its s3:// URL.
+def open_dataset(location: str | Path, options: Mapping[str, Any] | None = None) -> Dataset:
+    """Open a folder of Parquet files (data/*.parquet, else *.parquet), one Parquet file, or the s3:// URL of either.
 
-    What a URL names is fetched, with an object store's `options`, into a folder that goes when this process ends.
-    Raises SourceError when there is none, when one cannot be read, or lacks a column.
+    A URL is downloaded, with an object store's `options`, into a folder that is removed when this process ends. Raises
+    SourceError when there is no Parquet file, when one cannot be read, or lacks a column.
     """
-    if isinstance(place, str) and "://" in place:
-        from tasks.publish.fetched import fetch  # s3fs takes half a second to import
-
-        address, path = fetch(place, options)
-        return _open(address, path)
-    path = Path(place).expanduser()
+    if isinstance(location, str) and "://" in location:
+        return _open(*_download(location, options))
+    path = Path(location).expanduser()
     if path.is_dir():
-        path = path.resolve()  # `latest` is a link, whose own name says nothing
+        path = path.resolve()  # `latest` is a link; the title needs the version
     return _open(str(path), path)
+
+
+def _download(url: str, options: Mapping[str, Any] | None) -> tuple[str, Path]:
+    """Return the dataset's URL, `latest` resolved, with the local folder (or file) that holds a copy."""
+    from tasks.store.mirror import Mirror  # s3fs takes half a second to import
+
+    advice = "give a dataset's URL, s3://bucket/…/name/version"
+    parent, _, name = url.rstrip("/").rpartition("/")
+    if parent.endswith(":/"):
+        raise SourceError(f"{url} is a whole bucket; {advice}")
+    try:
+        mirror = Mirror(parent, process_scratch(), options)
+        path = mirror.local / name
+        if name == LATEST and (data := mirror.read(path)) is not None:
+            version = data.decode(errors="replace").strip()
+            if not version or version.startswith(".") or "/" in version:
+                raise SourceError(
+                    f"{url} should hold the name of a version, not {version[:40]!r}; give the version's own URL"
+                )
+            path = mirror.local / version
+        if mirror.pull(path) or (mirror.exists(path) and mirror.refresh(path)):
+            return mirror.address(path), path
+    except OutputError as error:
+        raise SourceError(str(error)) from error
+    raise SourceError(f"nothing lies at {mirror.address(path)}; {advice}")
 
 
 def _open(address: str, path: Path) -> Dataset:
@@ -96,45 +118,49 @@ def _open(address: str, path: Path) -> Dataset:
     if not files:
         raise SourceError(f"{address} holds no Parquet file, neither in data/ nor beside; give a dataset's folder")
     for file in files:
-        _check_schema(file, _shown(file, address, path))
+        _check_schema(file, _file_address(file, address, path))
     try:
-        manifest = read_json(path / "manifest.json")
+        manifest = read_json(path / MANIFEST)
     except (OutputError, RecursionError) as error:
-        shown = _shown(path / "manifest.json", address, path)
-        raise SourceError(f"{shown} is no JSON document; move it away to judge the rest") from error
+        where = _file_address(path / MANIFEST, address, path)
+        raise SourceError(f"{where} is no JSON document; move it away to judge the rest") from error
     return Dataset(address, path, files, manifest if isinstance(manifest, dict) else None, read_metadata(path))
 
 
-def _shown(file: Path, address: str, path: Path) -> str:
-    """A file of the folder `path` as its user finds it."""
+def _file_address(file: Path, address: str, path: Path) -> str:
+    """Return a file of the folder `path` as the user of `address` finds it."""
     if "://" not in address:
         return str(file)
     return address if address.endswith(file.name) else f"{address}/{file.relative_to(path).as_posix()}"
 
 
-def _check_schema(file: Path, shown: str) -> None:
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or its class when that is empty."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _check_schema(file: Path, where: str) -> None:
     try:
         schema = pq.read_schema(file)
     except (OSError, pa.ArrowException) as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise SourceError(f"{shown} cannot be read as Parquet: {said}") from error
+        raise SourceError(f"{where} cannot be read as Parquet: {first_line(error)}") from error
     for field in RECORD_SCHEMA:
         if schema.names.count(field.name) > 1:
-            raise SourceError(f"{shown} has the column {field.name!r} more than once")
+            raise SourceError(f"{where} has the column {field.name!r} more than once")
         if field.name not in schema.names:
             raise SourceError(
-                f"{shown} has no column {field.name!r}, so it is not of this schema; sampling/record.py lists them"
+                f"{where} has no column {field.name!r}, so it is not of this schema; sampling/record.py lists them"
             )
         found = schema.field(field.name).type
-        if not _is_alike(found, field.type):
-            raise SourceError(f"{shown}: column {field.name!r} is {found}, where {field.type} is needed")
+        if not _is_compatible(found, field.type):
+            raise SourceError(f"{where}: column {field.name!r} is {found}, where {field.type} is needed")
 
 
-def _is_alike(found: pa.DataType, wanted: pa.DataType) -> bool:
-    """The same, or wider: other writers give int64, double, large_string, large_list."""
+def _is_compatible(found: pa.DataType, wanted: pa.DataType) -> bool:
+    """Return whether a type is `wanted`, or a variant by another writer: int64, double, large_string, large_list."""
     if pa.types.is_list(wanted):
         is_list = pa.types.is_list(found) or pa.types.is_large_list(found)
-        return is_list and _is_alike(found.value_type, wanted.value_type)
+        return is_list and _is_compatible(found.value_type, wanted.value_type)
     if pa.types.is_string(wanted):
         return pa.types.is_string(found) or pa.types.is_large_string(found)
     kinds = (pa.types.is_integer, pa.types.is_floating)

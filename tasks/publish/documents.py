@@ -1,4 +1,4 @@
-"""What is written beside a judged dataset for people to read."""
+"""The documents beside a judged dataset: quality report, Great Expectations' Data Docs, excerpt of the quarantine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NUM_QUARANTINED = 50  # lines of quarantine.jsonl that the report shows
 
 
 def write_report(folder: Path, title: str, verdict: Verdict, manifest: Mapping[str, Any] | None) -> None:
-    """Write report.json, report.html and Great Expectations' own pages into a dataset's folder, durably."""
+    """Write report.json, report.html and Great Expectations' Data Docs into a dataset's folder, durably."""
     from validations.report.data_docs import write_data_docs  # each imports Great Expectations or matplotlib
     from validations.report.page import render_report
 
@@ -31,7 +31,7 @@ def write_report(folder: Path, title: str, verdict: Verdict, manifest: Mapping[s
 
 
 def as_json(verdict: Verdict) -> dict[str, Any]:
-    """A verdict as report.json holds it; NaN and infinities, which a refused dataset may hold, are text."""
+    """Return a verdict as in report.json; NaN and infinities, which a refused dataset may have, become strings."""
     document = {
         "passed": verdict.passed,
         "refusals": list(verdict.refusals),
@@ -40,12 +40,12 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
         "checks": [asdict(check) for check in verdict.checks],
         "great_expectations": verdict.results,
     }
-    said: dict[str, Any] = json.loads(json.dumps(document), parse_constant=str)
-    return said
+    strict: dict[str, Any] = json.loads(json.dumps(document), parse_constant=str)
+    return strict
 
 
 def read_quarantined(folder: Path) -> list[dict[str, Any]]:
-    """The first rows of a dataset's quarantine; lines that are no JSON object are left out."""
+    """Return the first rows of a dataset's quarantine, without lines that are no JSON object."""
     try:
         with open(folder / QUARANTINE, encoding="utf-8", errors="replace") as file:
             lines = list(islice(file, NUM_QUARANTINED))
@@ -55,7 +55,7 @@ def read_quarantined(folder: Path) -> list[dict[str, Any]]:
     for line in lines:
         try:
             row = json.loads(line)
-        except (ValueError, RecursionError):  # a thousand brackets
+        except (ValueError, RecursionError):  # RecursionError: thousands of brackets
             continue
         if isinstance(row, dict):
             rows.append(row)

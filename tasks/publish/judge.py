@@ -1,4 +1,4 @@
-"""The verdict on a dataset in a folder."""
+"""The quality gate for a dataset in a folder, with its own or other limits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from sampling.errors import ConfigurationError, SourceError
-from tasks.publish.dataset import Dataset
+from tasks.publish.dataset import Dataset, first_line
 from validations.limits import Limits
 from validations.suites import check_names
 
@@ -18,21 +18,20 @@ if TYPE_CHECKING:
 
 
 def judge_again(dataset: Dataset, limits: Limits | None = None) -> Verdict:
-    """Judge by the limits the dataset was made with, or by others. Nothing is written.
+    """Judge a dataset by `limits`, or those it was made with. Nothing is written.
 
-    Raises SourceError where a file is damaged past its schema.
+    Raises SourceError when data behind a file's schema are damaged.
     """
     from validations.gate import judge  # Great Expectations takes 5-11 s to import
 
     try:
-        return judge(dataset.files, limits or dataset.limits, dataset.facts)
+        return judge(dataset.files, limits or dataset.limits, dataset.metadata)
     except (OSError, pa.ArrowException) as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise SourceError(f"{dataset.address} cannot be read to its end: {said}") from error
+        raise SourceError(f"{dataset.address} cannot be read to its end: {first_line(error)}") from error
 
 
 def changed_limits(limits: Limits, changes: Sequence[str]) -> Limits:
-    """Limits with `name=value` put in, as `--set` gives them. Raises ConfigurationError."""
+    """Return limits with `changes`, each the `name=value` of a `--set`. Raises ConfigurationError."""
     import yaml
 
     values = limits.model_dump()
@@ -44,14 +43,14 @@ def changed_limits(limits: Limits, changes: Sequence[str]) -> Limits:
             raise ConfigurationError(f"--set {change}: write it as name=value; limits: {', '.join(values)}")
         try:
             value = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: 2026-13-01
+        except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: the date 2026-13-01
             raise ConfigurationError(f"--set {change[:100]}: {text[:100]!r} is no value") from None
         if is_severity:
             values["severity"] = {**values["severity"], check: value}
         else:
             values[name] = value
-    given = values["severity"] if isinstance(values["severity"], dict) else {}
-    if unknown := [name for name in given if name not in check_names()]:
+    severity = values["severity"] if isinstance(values["severity"], dict) else {}
+    if unknown := [name for name in severity if name not in check_names()]:
         raise ConfigurationError(
             f"--set severity.{unknown[0]}: there is no such check; there are: {', '.join(check_names())}"
         )

@@ -1,4 +1,4 @@
-"""A dataset's way from staged to published, in one transaction."""
+"""The Prefect tasks that stage, judge and publish a dataset in one transaction."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -24,6 +24,7 @@ from tasks.publish.staging import Staged, stage
 from tasks.run.dataset_metadata import read_metadata
 from tasks.run.folder import MANIFEST, RunFolder
 from tasks.run.pace import speeds
+from tasks.run.parts import Key
 from tasks.run.plan import Plan
 from tasks.source.seen import Seen
 from tasks.store.durable import output_errors, sync, write_bytes, write_json
@@ -33,12 +34,11 @@ if TYPE_CHECKING:
     from validations.verdict import Verdict
 
 NUM_SLOWEST = 10  # shards named in the manifest
-KEY = pa.schema([("id", pa.string()), ("sample_idx", pa.int32())])
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What the dataset's documents say of the run that made it."""
+    """The run that made the dataset, for its documents."""
 
     config: PipelineConfig
     plan: Plan
@@ -47,10 +47,10 @@ class Run:
 
 
 def publish_dataset(folder: RunFolder, run: Run, check: Callable[[], None] = lambda: None) -> dict[str, Any]:
-    """Stage, judge, publish; the manifest of what is now published. `check` raises when the run is not locked any more.
+    """Stage, judge and publish the dataset; return its manifest. `check` raises when the run's lock is lost.
 
-    Raises RefusedError when the gate refuses; the dataset then lies in `folder.refused`, and the work is kept, so that
-    a run with other limits samples nothing again. Any error leaves nothing staged and `latest` where it was.
+    Raises RefusedError when the gate refuses; the dataset is then in `folder.refused`, and the work is kept, so that a
+    run with other limits samples nothing again. Any error removes the staged files and leaves `latest` unchanged.
     """
     with output_errors(folder.work), transaction(commit_mode=CommitMode.LAZY) as undoable:
         undoable.set("staged", folder.staged)
@@ -61,7 +61,7 @@ def publish_dataset(folder: RunFolder, run: Run, check: Callable[[], None] = lam
             raise RefusedError(
                 f"{'; '.join(verdict.refusals)} (the dataset with its report: {folder.address(folder.refused)})"
             )
-        # Not an on_commit hook: Prefect logs what a hook raises and carries on.
+        # Not an on_commit hook: Prefect only logs an error of a hook.
         manifest = publish_staged(folder, run, staged, verdict, check)
     with output_errors(folder.work):
         check()
@@ -71,7 +71,7 @@ def publish_dataset(folder: RunFolder, run: Run, check: Callable[[], None] = lam
 
 @task(name="stage-dataset", cache_policy=NO_CACHE)
 def stage_dataset(folder: RunFolder, run: Run) -> Staged:
-    """Write the dataset's files beside the work, and prove that no row is lost or there twice."""
+    """Write the dataset's files into the work folder, and verify that no row is lost or duplicated."""
     staged = stage(folder, run.plan, run.shards)
     verify(folder, run, staged)
     return staged
@@ -79,13 +79,13 @@ def stage_dataset(folder: RunFolder, run: Run) -> Staged:
 
 @stage_dataset.on_rollback
 def discard_staged(undone: Transaction) -> None:
-    """Nothing half published stays."""
+    """Remove the staged files."""
     shutil.rmtree(undone.get("staged"), ignore_errors=True)
 
 
 @task(name="judge-dataset", cache_policy=NO_CACHE)
 def judge_dataset(folder: RunFolder, config: PipelineConfig, staged: Staged) -> Verdict:
-    """Hold the staged rows against the configuration's limits."""
+    """Judge the staged rows by the configuration's limits."""
     from validations.gate import judge  # Great Expectations takes 5-11 s to import
 
     return judge([folder.staged / file.path for file in staged.files], config.validation, read_metadata(folder.staged))
@@ -95,66 +95,61 @@ def judge_dataset(folder: RunFolder, config: PipelineConfig, staged: Staged) -> 
 def publish_staged(
     folder: RunFolder, run: Run, staged: Staged, verdict: Verdict, check: Callable[[], None]
 ) -> dict[str, Any]:
-    """Write the card, then the manifest, then rename: the dataset exists when this rename is done."""
+    """Write the documents, then rename the folder: with the rename the dataset exists. Return its manifest."""
     manifest = write_documents(folder, run, staged, verdict)
     if folder.published.exists():
-        place = folder.address(folder.published)
-        raise OutputError(f"{place} has come into being meanwhile; choose another publish.version")
-    os.rename(folder.staged, folder.published)
-    sync(folder.published.parent)
-    folder.upload_dataset(folder.published, check)
+        address = folder.address(folder.published)
+        raise OutputError(f"{address} has come into being meanwhile; choose another publish.version")
+    _move_staged(folder, folder.published, check)
     return manifest
 
 
-def set_aside(
-    folder: RunFolder, run: Run, staged: Staged, verdict: Verdict, check: Callable[[], None] = lambda: None
-) -> None:
-    """Move a refused dataset, with its report, to where nobody takes it for a published one."""
+def set_aside(folder: RunFolder, run: Run, staged: Staged, verdict: Verdict, check: Callable[[], None]) -> None:
+    """Move a refused dataset, with its documents, to `folder.refused`."""
     write_documents(folder, run, staged, verdict)
     folder.refused.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(folder.refused, ignore_errors=True)  # of this run: the folder's owner was checked
-    os.rename(folder.staged, folder.refused)
-    sync(folder.refused.parent)
-    folder.upload_dataset(folder.refused, check)
+    shutil.rmtree(folder.refused, ignore_errors=True)  # an earlier one of this run: `locked` has checked its identity
+    _move_staged(folder, folder.refused, check)
+
+
+def _move_staged(folder: RunFolder, target: Path, check: Callable[[], None]) -> None:
+    os.rename(folder.staged, target)
+    sync(target.parent)
+    folder.upload_dataset(target, check)
 
 
 def finish(folder: RunFolder) -> None:
-    """Move `latest` to this version, last of all, and remove the work."""
+    """Point `latest` to this version, and remove the work."""
     folder.point_latest()
     folder.remove_work()
 
 
 def verify(folder: RunFolder, run: Run, staged: Staged) -> None:
-    """Read the staged rows again: each planned completion is there once, or quarantined, in the plan's order.
+    """Read the staged keys again: each planned completion must be there once, or quarantined, in the plan's order.
 
-    Memory holds the keys of a shard. Raises DualSamplingError when one is lost, strange, or there twice.
+    Keeps the keys of one shard in memory. Raises DualSamplingError when one is lost, unplanned, or duplicated.
     """
-    num_samples = run.config.sampling.n
-    num_rows = 0
-    found, rest = _staged_keys(folder, staged), KEY.empty_table()
+    num_samples, num_rows = run.config.sampling.n, 0
+    found = _staged_keys(folder, staged)
     with Seen() as seen:
         for i in range(run.plan.num_shards):
             failed = {(failure.id, failure.sample_idx) for failure in read_failures(folder.shard(i))}
             ids = pq.read_table(folder.shard(i).rows, columns=["id"])["id"].to_pylist()
             keys = [(row, k) for row in ids for k in range(num_samples) if (row, k) not in failed]
-            wanted = pa.table({"id": [row for row, _ in keys], "sample_idx": [k for _, k in keys]}, schema=KEY)
-            while len(rest) < len(wanted) and (more := next(found, None)) is not None:
-                rest = pa.concat_tables([rest, more])
             num_rows += len(ids)
-            is_whole = rest.slice(0, len(wanted)).equals(wanted) and len(keys) + len(failed) == len(ids) * num_samples
-            # Keys that are the planned ones, in the plan's order, are each there once when no id is planned twice.
+            is_whole = list(islice(found, len(keys))) == keys and len(keys) + len(failed) == len(ids) * num_samples
+            # Keys equal to the planned ones, in order, are unique when no id is planned twice.
             if not is_whole or any(seen.add(row) for row in ids):
                 raise _not_as_planned(folder, run, staged, f"shard {i:05d} differs")
-            rest = rest.slice(len(wanted))
-    if num_rows != run.plan.num_rows or len(rest) or next(found, None) is not None:
+    if num_rows != run.plan.num_rows or next(found, None) is not None:
         raise _not_as_planned(folder, run, staged, f"{num_rows} rows in the shards")
 
 
-def _staged_keys(folder: RunFolder, staged: Staged) -> Iterator[pa.Table]:
+def _staged_keys(folder: RunFolder, staged: Staged) -> Iterator[Key]:
     for file in staged.files:
         with pq.ParquetFile(folder.staged / file.path) as rows:
-            for batch in rows.iter_batches(columns=KEY.names):
-                yield pa.Table.from_batches([batch])
+            for batch in rows.iter_batches(columns=["id", "sample_idx"]):
+                yield from zip(batch["id"].to_pylist(), batch["sample_idx"].to_pylist(), strict=True)
 
 
 def _not_as_planned(folder: RunFolder, run: Run, staged: Staged, what: str) -> DualSamplingError:
@@ -166,7 +161,7 @@ def _not_as_planned(folder: RunFolder, run: Run, staged: Staged, what: str) -> D
 
 
 def write_documents(folder: RunFolder, run: Run, staged: Staged, verdict: Verdict) -> dict[str, Any]:
-    """The report, the card, then manifest.json, each flushed to the disk with the data before it."""
+    """Write the reports, the card, and manifest.json last, with the data before it flushed. Return the manifest."""
     for file in staged.files:
         sync(folder.staged / file.path)
     sync(folder.staged / "data")
@@ -201,7 +196,7 @@ def write_documents(folder: RunFolder, run: Run, staged: Staged, verdict: Verdic
 
 
 def _slowest(shards: list[ShardSummary]) -> list[dict[str, Any]]:
-    """The shards that drew fewest tokens a second."""
+    """Return the shards with the fewest tokens a second."""
     timed = [
         {
             "shard": i,

@@ -1,4 +1,4 @@
-"""The dataset's files before they are judged."""
+"""The staging of a dataset: its files, written before they are judged."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from tasks.run.folder import RunFolder
 from tasks.run.parts import Totals, sum_totals
 from tasks.run.plan import Plan
 from tasks.store.durable import sha256_of, sync
-from tasks.worker.shard import ShardSummary, read_failures
+from tasks.worker.shard import ShardSummary, read_failures, read_table
 
-# Bytes in memory. A row group of about 100 MB is what a reader streams and what the Hub's viewer shows; a file of
-# 1 GiB compresses to 300-500 MB, which the Hub recommends.
+# Bytes in memory. Readers stream, and the Hub's viewer shows, row groups of about 100 MB; a file of 1 GiB compresses to
+# 300-500 MB, as the Hub recommends.
 GROUP_BYTES, FILE_BYTES = 100 << 20, 1 << 30
 QUARANTINE = "quarantine.jsonl"
 
@@ -31,7 +31,7 @@ QUARANTINE = "quarantine.jsonl"
 class DataFile:
     """One file of the dataset."""
 
-    path: str  # within the dataset's folder
+    path: str  # relative to the dataset's folder
     num_rows: int
     num_bytes: int
     sha256: str
@@ -39,7 +39,7 @@ class DataFile:
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """A dataset that waits to be judged."""
+    """A staged dataset."""
 
     files: list[DataFile]
     num_rows: int  # completions
@@ -55,7 +55,7 @@ def stage(
     group_bytes: int = GROUP_BYTES,
     file_bytes: int = FILE_BYTES,
 ) -> Staged:
-    """Write the shards' tables as `data/train-….parquet`, in their order, with the quarantine beside them.
+    """Write the shards' completions as `data/train-….parquet`, in their order, with the quarantine beside them.
 
     Raises ConfigurationError when every row is quarantined.
     """
@@ -68,7 +68,7 @@ def stage(
     shutil.rmtree(folder.staged, ignore_errors=True)  # of a staging that was interrupted
     data = folder.staged / "data"
     data.mkdir(parents=True)
-    tables = (pq.read_table(folder.shard(i).table) for i in range(plan.num_shards))
+    tables = (read_table(folder.shard(i)) for i in range(plan.num_shards))
     paths = _write_files(data, _regroup(tables, group_bytes), file_bytes)
     if quarantine:
         _write_quarantine(folder, plan)
@@ -91,7 +91,7 @@ def _data_file(path: Path, root: Path) -> DataFile:
 
 
 def _regroup(tables: Iterator[pa.Table], group_bytes: int) -> Iterator[pa.Table]:
-    """The same rows in tables of about `group_bytes` each."""
+    """Yield the same rows in tables of about `group_bytes` each."""
     waiting: list[pa.Table] = []
     waiting_bytes = 0
     for table in tables:
@@ -107,7 +107,7 @@ def _regroup(tables: Iterator[pa.Table], group_bytes: int) -> Iterator[pa.Table]
 
 
 def _write_files(data: Path, groups: Iterator[pa.Table], file_bytes: int) -> list[Path]:
-    """One row group a table, as many files as `file_bytes` in memory make."""
+    """Write each table as a row group, into files of about `file_bytes` in memory."""
     temporary: list[Path] = []
     writer: pq.ParquetWriter | None = None
     written = 0
@@ -134,7 +134,7 @@ def _write_files(data: Path, groups: Iterator[pa.Table], file_bytes: int) -> lis
 
 
 def _write_quarantine(folder: RunFolder, plan: Plan) -> None:
-    """One JSON line a row, or a completion, that is not in the dataset."""
+    """Write one JSON line for each row or completion that is not in the dataset."""
     shutil.copyfile(folder.quarantine, folder.staged / QUARANTINE)
     with open(folder.staged / QUARANTINE, "a", encoding="utf-8") as file:
         for i in range(plan.num_shards):

@@ -1,4 +1,4 @@
 """The state of a run on disk: its identity, folder, lock, plan, shards' parts, claims, heartbeats.
 
-It knows how rows are planned (`tasks.source`) and stored (`tasks.store`), and nothing of engines or publishing.
+Imports `tasks.source` for the rows and `tasks.store` for the writing; nothing of engines or publishing.
 """

@@ -1,4 +1,4 @@
-"""A run's hold on one shard, which no other run takes meanwhile."""
+"""Exclusive claims on shards, for runs that sample one dataset side by side."""
 
 from __future__ import annotations
 
@@ -15,35 +15,38 @@ from tasks.store.durable import read_json, write_json
 
 if TYPE_CHECKING:
     from tasks.store.lease import Lease
-    from tasks.store.mirror import Mirror
 
 
 class Claims:
     """One process's claims on the shards of a run.
 
-    In a folder a claim is a lock of the kernel's, or the file server's, which ends with its process, however that
-    ends. In an object store, which has none, it is a lease, whose holder's death shows after half a minute.
+    In a folder a claim is a file lock, which the kernel or the file server releases when the process ends. In an
+    object store, which has no locks, it is a lease, which expires half a minute after its holder's process ended.
     """
 
     def __init__(self, folder: RunFolder, holder: str) -> None:
-        """`holder` is written into each claim, to be shown to others."""
+        """`holder` is written into each claim, and shown in the errors of other processes."""
         self._folder = folder
         self._holder = holder
-        self._leases: dict[int, Lease] = {}  # each remembers what it saw, and so knows a dead one when it looks again
+        self._leases: dict[int, Lease] = {}  # kept, for a lease is seen to be dead by a second look
 
     @contextmanager
     def claimed(self, index: int, patient: bool = False) -> Iterator[int | None]:
-        """Hold a shard; None when another process does.
+        """Claim a shard; yield None when another process holds it.
 
-        Gives how many holders were lost with it: processes that ended without releasing it, one after the other.
-        `patient`: a holder that may be dead is watched until that is known.
+        Else yield its number of lost holders: processes in a row that ended without releasing it. `patient`: watch a
+        holder that may be dead until that is known.
         """
         shard = self._folder.shard(index)
         if shard.mirror is None:
             with _locked(shard, self._holder) as num_lost:
                 yield num_lost
             return
-        lease = self._lease(index, shard, shard.mirror)
+        from tasks.store.lease import Lease
+
+        if index not in self._leases:
+            self._leases[index] = Lease(shard.mirror, shard.path / LEASE, {"run": self._holder})
+        lease = self._leases[index]
         if not (lease.watch() if patient else lease.try_acquire()):
             yield None
             return
@@ -56,19 +59,23 @@ class Claims:
 
     @contextmanager
     def held(self, index: int) -> Iterator[None]:
-        """The same where nobody else should hold it. Raises OutputError when somebody does."""
+        """Claim a shard that no other process should hold. Raises OutputError when one does."""
         with self.claimed(index, patient=True) as num_lost:
             if num_lost is None:
+                if self._folder.mirror is None:
+                    holder = (read_json(self._folder.shard(index).claim) or {}).get("holder")
+                else:
+                    holder = (self._leases[index].holder or {}).get("run")
                 raise OutputError(
-                    f"shard {index:05d} is sampled by the flow run {self._holder_of(index)}: cancel it, or go on with"
-                    " it (shards.run_on: deployment)"
+                    f"shard {index:05d} is sampled by the flow run {holder}: cancel it, or go on with it"
+                    " (shards.run_on: deployment)"
                 )
             yield
 
     def each_free(self, num_shards: int) -> Generator[tuple[int, int]]:
-        """Each shard that is left and that nobody else holds, with the number of its lost holders.
+        """Yield each unfinished shard that no other process holds, with its number of lost holders.
 
-        It is held until the next one is asked for, and has to be ended by then: completed or given up.
+        A shard is held until the generator advances; by then the caller must have completed it or given it up.
         """
         patient = False
         while True:
@@ -84,18 +91,6 @@ class Claims:
             if not found and (patient or self._folder.mirror is None):
                 return
             patient = not found
-
-    def _lease(self, index: int, shard: ShardFolder, mirror: Mirror) -> Lease:
-        from tasks.store.lease import Lease
-
-        if index not in self._leases:
-            self._leases[index] = Lease(mirror, shard.path / LEASE, {"run": self._holder})
-        return self._leases[index]
-
-    def _holder_of(self, index: int) -> str:
-        if self._folder.mirror is None:
-            return str((read_json(self._folder.shard(index).claim) or {}).get("holder"))
-        return str((self._leases[index].holder or {}).get("run"))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Arrow columns of the source's own fields, of one type in all shards."""
+"""Arrow columns of the source's own fields, with one type in all shards."""
 
 from __future__ import annotations
 
@@ -13,42 +13,35 @@ import pyarrow.parquet as pq
 from sampling.record import RECORD_SCHEMA
 from tasks.store.durable import write_bytes
 
-PREFIX = "source:"  # of a source's column in a planned shard, where it can meet no column of ours
+PREFIX = "source:"  # of a source's column in a planned shard, so that it cannot clash with our own columns
 JSON = {b"encoding": b"json"}  # metadata of a column whose values have no common type
-# Of Parquet files. No dictionaries: of floats that are all different they are larger than the floats, and take four
-# times as long (1,000 rows of 300 tokens: 20.7 MB in 270 ms; without 13.7 MB in 65 ms). Repeated text is left to zstd.
+# Options of Parquet files. No dictionaries: floats that are all different become larger and take four times as long
+# (1,000 rows of 300 tokens: 20.7 MB in 270 ms; without 13.7 MB in 65 ms). zstd compresses repeated text.
 ENCODING: dict[str, Any] = {"compression": "zstd", "use_dictionary": False}
 OWN_COLUMNS = (*RECORD_SCHEMA.names, "theta_prompt", "teacher_prompt", "messages", "example")
 NO_COMMON_TYPE = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError, UnicodeEncodeError)
 
 
 def source_columns(rows: Sequence[dict[str, Any]]) -> pa.Table:
-    """The fields of rows as columns: typed, or JSON text where the values of a column have no common type."""
+    """Return the fields of rows as columns: typed, or JSON text where the values of a column have no common type."""
     names = dict.fromkeys(name for row in rows for name in row)
-    fields, arrays = [], []
-    for name in names:
-        field, array = _to_column(f"{PREFIX}{name}", [row.get(name) for row in rows])
-        fields.append(field)
-        arrays.append(array)
-    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+    columns = [_to_column(f"{PREFIX}{name}", [row.get(name) for row in rows]) for name in names]
+    return pa.Table.from_arrays([array for _, array in columns], schema=pa.schema([field for field, _ in columns]))
 
 
 def unify_shards(paths: Sequence[Path]) -> None:
     """Rewrite the planned shards whose source columns differ in type, so that all have one schema."""
     found = (pq.read_schema(path).remove_metadata() for path in paths)
     schemas = list({schema.serialize().to_pybytes(): schema for schema in found}.values())  # few, however many shards
-    target = {field.name: field for schema in schemas for field in schema}
-    for name in target:
-        target[name] = _merge([schema.field(name) for schema in schemas if name in schema.names])
-    unified = pa.schema(target.values())
-    while (narrow := _rewrite(paths, unified)) is not None:
-        # Only the values tell: an integer above 2^53 is no float64. The whole column becomes JSON.
-        field = pa.field(narrow, pa.string(), metadata=JSON)
-        unified = unified.set(unified.get_field_index(narrow), field)
+    names = dict.fromkeys(name for schema in schemas for name in schema.names)
+    unified = pa.schema(_merge([schema.field(name) for schema in schemas if name in schema.names]) for name in names)
+    while (name := _rewrite(paths, unified)) is not None:
+        # The types fit, but not the values: an integer above 2^53 is no float64. The whole column becomes JSON.
+        unified = unified.set(unified.get_field_index(name), _json_field(name))
 
 
 def published_names(columns: Iterable[str]) -> dict[str, str]:
-    """A source's columns by the names they are published under: `source_<name>` when the name is taken."""
+    """Return the published name of each source column: its own, or `source_<name>` when that is taken."""
     columns = list(columns)
     taken = {*OWN_COLUMNS, *columns}
     published = {}
@@ -68,7 +61,7 @@ def _to_column(name: str, values: list[Any]) -> tuple[pa.Field, pa.Array]:
         if not _is_storable(array.type):
             raise pa.ArrowNotImplementedError("Parquet has no empty struct")
     except NO_COMMON_TYPE:
-        return pa.field(name, pa.string(), metadata=JSON), _to_json(values)
+        return _json_field(name), _to_json(values)
     return pa.field(name, array.type), array
 
 
@@ -78,24 +71,28 @@ def _is_storable(kind: pa.DataType) -> bool:
     return _is_storable(kind.value_type) if pa.types.is_list(kind) else True
 
 
+def _json_field(name: str) -> pa.Field:
+    return pa.field(name, pa.string(), metadata=JSON)
+
+
 def _to_json(values: list[Any]) -> pa.Array:
-    # ASCII: half of a surrogate pair is no UTF-8, its escape is.
+    # ASCII: half of a surrogate pair has no UTF-8, but an escape sequence.
     return pa.array([None if value is None else json.dumps(value, default=str) for value in values], pa.string())
 
 
 def _merge(fields: list[pa.Field]) -> pa.Field:
     if any(field.metadata for field in fields):
-        return pa.field(fields[0].name, pa.string(), metadata=JSON)
+        return _json_field(fields[0].name)
     try:
         merged = pa.unify_schemas([pa.schema([field]) for field in fields], promote_options="permissive").field(0)
     except pa.ArrowTypeError:
-        return pa.field(fields[0].name, pa.string(), metadata=JSON)
-    # A column that is null everywhere: text is what most readers expect of it.
+        return _json_field(fields[0].name)
+    # A column that is null everywhere becomes text, which most readers expect.
     return merged.with_type(pa.string()) if pa.types.is_null(merged.type) else merged
 
 
 def _rewrite(paths: Sequence[Path], unified: pa.Schema) -> str | None:
-    """Cast what differs; the name of a column whose values do not fit the unified type, if there is one."""
+    """Cast the files whose schema differs; return the name of a column whose values do not fit its unified type."""
     for path in paths:
         if pq.read_schema(path).remove_metadata().equals(unified, check_metadata=True):
             continue
@@ -120,7 +117,7 @@ def _cast(table: pa.Table, field: pa.Field) -> pa.ChunkedArray | pa.Array:
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """Write a table durably."""
+    """Write a Parquet file durably."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, **ENCODING)
     write_bytes(path, memoryview(sink.getvalue()))

@@ -1,7 +1,8 @@
-"""What a run knows of its dataset, written beside it so that it can be judged anywhere, without the models."""
+"""The metadata of a dataset, written beside it so that it can be judged anywhere, without the models."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FACTS, TOKENIZER = "facts.json", "tokenizer.json"
-NO_TOKEN = 2**32 - 1  # an id that no vocabulary has: nothing is decoded of it
-ASKED, ANSWERED, ASKED_AGAIN = "\ue000asked\ue001", "\ue000answered\ue001", "\ue000again\ue001"
-TOLD = "\ue000told\ue001"
+NO_TOKEN = 2**32 - 1  # an id of no vocabulary, which decodes to nothing
+SYSTEM, USER, ASSISTANT, USER_AGAIN = (f"\ue000{name}\ue001" for name in ("system", "asked", "answered", "again"))
+TokenIds = frozenset[Annotated[int, Field(ge=0, lt=2**31)]]
 
 
 class _Turn(BaseModel):
@@ -35,8 +36,8 @@ class _Turn(BaseModel):
         return Turn(self.before, self.after)
 
 
-class _Written(BaseModel):
-    """facts.json: what another hand wrote is of these types, or is not known."""
+class _Facts(BaseModel):
+    """The content of facts.json, validated, because another program may have written it."""
 
     model_config = ConfigDict(strict=True)
 
@@ -44,8 +45,8 @@ class _Written(BaseModel):
     teacher_sees_reference: bool
     theta_turn: _Turn | None
     teacher_turn: _Turn | None
-    eos_ids: frozenset[Annotated[int, Field(ge=0, lt=2**31)]]
-    stop_token_ids: frozenset[Annotated[int, Field(ge=0, lt=2**31)]]
+    eos_ids: TokenIds
+    stop_token_ids: TokenIds
     theta_bos: str | None
     teacher_bos: str | None
 
@@ -57,11 +58,11 @@ def write_metadata(
     theta: PreTrainedTokenizerBase,
     teacher: PreTrainedTokenizerBase,
 ) -> None:
-    """Write facts.json with the tokenizer.json that completions are decoded with; `prompts` are resolved."""
+    """Write facts.json, and tokenizer.json, which decodes completions; `prompts` are resolved."""
     assert prompts.theta is not None
     assert prompts.teacher is not None
     hidden = frozenset().union(*(adapter.hidden_fields for adapter in KNOWN_ADAPTERS))
-    if config.source.columns:  # own mapping: the reference's columns by their own names
+    if config.source.columns:  # the reference's columns under the source's own names
         hidden |= {column for name, column in config.source.columns.items() if name != "question"}
     named = find_undeclared_variables(SANDBOX.parse(prompts.teacher.template))
     facts = {
@@ -79,81 +80,79 @@ def write_metadata(
 
 
 def read_metadata(folder: Path) -> DatasetMetadata:
-    """The facts beside a dataset. What is not there, or not readable, is not known; no code of a model is run."""
+    """Return the metadata beside a dataset; missing or unreadable files make it unknown. No code of a model is run."""
     try:
         if not (folder / FACTS).exists():
             return DatasetMetadata(unknown=f"there is no {FACTS} beside the dataset")
-        known = _Written.model_validate_json((folder / FACTS).read_bytes())
+        facts = _Facts.model_validate_json((folder / FACTS).read_bytes())
         backend = Tokenizer.from_str((folder / TOKENIZER).read_text(encoding="utf-8"))
         return DatasetMetadata(
-            kl_symmetric=known.kl_symmetric,
-            teacher_sees_reference=known.teacher_sees_reference,
-            theta_turn=known.theta_turn.as_turn() if known.theta_turn else None,
-            teacher_turn=known.teacher_turn.as_turn() if known.teacher_turn else None,
-            vocabulary=_vocabulary(backend, known),
+            kl_symmetric=facts.kl_symmetric,
+            teacher_sees_reference=facts.teacher_sees_reference,
+            theta_turn=facts.theta_turn.as_turn() if facts.theta_turn else None,
+            teacher_turn=facts.teacher_turn.as_turn() if facts.teacher_turn else None,
+            vocabulary=_vocabulary(backend, facts),
         )
     except Exception as error:  # the tokenizers library raises bare Exception; a foreign file may hold anything
-        said = " ".join(str(error).split())[:100]
-        return DatasetMetadata(unknown=f"{FACTS} or {TOKENIZER} cannot be read ({type(error).__name__}: {said})")
+        reason = " ".join(str(error).split())[:100]
+        return DatasetMetadata(unknown=f"{FACTS} or {TOKENIZER} cannot be read ({type(error).__name__}: {reason})")
 
 
-def _vocabulary(backend: Tokenizer, known: _Written) -> Vocabulary:
-    def decode(many: list[list[int]]) -> list[str]:
+def _vocabulary(backend: Tokenizer, facts: _Facts) -> Vocabulary:
+    def known(token_ids: Sequence[int]) -> list[int]:  # a foreign id may be negative, or not fit in 32 bits
+        return [token_id if 0 <= token_id < NO_TOKEN else NO_TOKEN for token_id in token_ids]
+
+    def decode(rows: list[list[int]]) -> list[str]:
         try:
-            texts: list[str] = backend.decode_batch(many, skip_special_tokens=True)
-        except OverflowError:  # a foreign id that is negative, or past 32 bits
-            known_ids = [[token_id if 0 <= token_id < NO_TOKEN else NO_TOKEN for token_id in row] for row in many]
-            texts = backend.decode_batch(known_ids, skip_special_tokens=True)
+            texts: list[str] = backend.decode_batch(rows, skip_special_tokens=True)
+        except OverflowError:
+            texts = backend.decode_batch([known(row) for row in rows], skip_special_tokens=True)
         return texts
 
     def pieces(token_ids: Sequence[int]) -> list[str]:
         stream = DecodeStream(skip_special_tokens=False)
-        known_ids = (token_id if 0 <= token_id < NO_TOKEN else NO_TOKEN for token_id in token_ids)
-        return [stream.step(backend, token_id) or "" for token_id in known_ids]
+        return [stream.step(backend, token_id) or "" for token_id in known(token_ids)]
 
     return Vocabulary(
         decode=decode,
         pieces=pieces,
-        eos_ids=known.eos_ids,
-        stop_token_ids=known.stop_token_ids,
-        theta_bos=known.theta_bos,
-        teacher_bos=known.teacher_bos,
+        eos_ids=facts.eos_ids,
+        stop_token_ids=facts.stop_token_ids,
+        theta_bos=facts.theta_bos,
+        teacher_bos=facts.teacher_bos,
     )
 
 
 def _turn(tokenizer: PreTrainedTokenizerBase, prompt: PromptConfig) -> dict[str, str] | None:
-    """What the chat template writes around a user's turn, seen on a probe; None where it cannot be told."""
+    """Return what the chat template writes around a user's turn, found by rendering markers; None if not found."""
     if prompt.style == "plain":
         return None
-    probe = [
-        {"role": "user", "content": ASKED},
-        {"role": "assistant", "content": ANSWERED},
-        {"role": "user", "content": ASKED_AGAIN},
-    ]
+    user, assistant, user_again = (
+        {"role": role, "content": text}
+        for role, text in (("user", USER), ("assistant", ASSISTANT), ("user", USER_AGAIN))
+    )
     try:
-        one = tokenizer.apply_chat_template(probe[:1], tokenize=False, add_generation_prompt=True)
-        three = tokenizer.apply_chat_template(probe, tokenize=False, add_generation_prompt=True)
+        first = tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
+        all_three = tokenizer.apply_chat_template(
+            [user, assistant, user_again], tokenize=False, add_generation_prompt=True
+        )
     except Exception:  # a chat template may raise anything, on purpose too
         return None
-    assert isinstance(one, str)
-    assert isinstance(three, str)
-    head, found, after = one.partition(ASKED)
-    between = three.partition(ANSWERED)[2].partition(ASKED_AGAIN)[0]
-    before = _common_end(head, between)
+    assert isinstance(first, str)
+    assert isinstance(all_three, str)
+    head, found, after = first.partition(USER)
+    between = all_three.partition(ASSISTANT)[2].partition(USER_AGAIN)[0]
+    before = _common_suffix(head, between)
     try:
-        told = tokenizer.apply_chat_template([{"role": "system", "content": TOLD}, *probe[:1]], tokenize=False)
-    except Exception:  # some know no system message
-        told = ""
-    assert isinstance(told, str)
-    first, told_found, last = told.partition(ASKED)[0].partition(TOLD)
-    if told_found and before not in first:  # else the system message is a part of the user's turn
-        before = _common_end(before, last)
+        text = tokenizer.apply_chat_template([{"role": "system", "content": SYSTEM}, user], tokenize=False)
+    except Exception:  # some templates accept no system message
+        text = ""
+    assert isinstance(text, str)
+    before_system, system_found, after_system = text.partition(USER)[0].partition(SYSTEM)
+    if system_found and before not in before_system:  # else the system message is a part of the user's turn
+        before = _common_suffix(before, after_system)
     return {"before": before, "after": after} if found and before and after else None
 
 
-def _common_end(one: str, other: str) -> str:
-    """The longest text that both end with."""
-    num = 0
-    while num < min(len(one), len(other)) and one[-1 - num] == other[-1 - num]:
-        num += 1
-    return one[len(one) - num :]
+def _common_suffix(one: str, other: str) -> str:
+    return os.path.commonprefix([one[::-1], other[::-1]])[::-1]  # noqa: RUF071  (of texts, not paths)

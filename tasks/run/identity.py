@@ -16,24 +16,23 @@ from tasks.config import PipelineConfig
 if TYPE_CHECKING:
     from tasks.source.rows import SourceReport
 
-# Raised by hand when the same configuration begins to draw other tokens, or to record other figures of them, so
-# that no run is resumed across it.
+# Raised by hand when the same configuration begins to draw other tokens, or to record other diagnostics of them, so
+# that no run is resumed across the change.
 SAMPLING_REVISION = 3
-TEXT_SUFFIXES = {".json", ".jinja", ".txt", ".model", ".py"}  # configuration, tokenizer, remote code: read whole
+TEXT_SUFFIXES = {".json", ".jinja", ".txt", ".model", ".py"}  # configuration, tokenizer, remote code: hashed whole
 WEIGHT_SUFFIXES = {".safetensors"}
-# Of a weights file: its size, with 64 blocks. A 15 GB model takes 0.1 s, and other weights differ in every block.
+# Of a weights file, its size and 64 blocks are hashed: 0.1 s for a 15 GB model; other weights differ in every block.
 NUM_BLOCKS, BLOCK_BYTES = 64, 64 * 1024
-
-ASKED_OF_SERVERS = {"top_k", "max_tail_mass", "name_ids"}
+HTTP_KEYS = {"top_k", "max_tail_mass", "name_ids"}  # bound which tokens of a served pair can be drawn
 
 Identity = dict[str, Any]
 
 
 def identity_of(config: PipelineConfig, report: SourceReport) -> Identity:
-    """What a run samples, as JSON: models, mixture, resolved prompts, sampling, adapter, source.
+    """Return what a run samples, as JSON: models, mixture, resolved prompts, sampling, adapter, source.
 
-    Not in it: paths, shards, retries, limits, where it is published, and how many rows share a batch, because a
-    draw depends on (seed, row id, sample index, position) alone.
+    Left out: paths, shards, retries, limits, the published location, and the batch size, because a draw depends on
+    (seed, row id, sample index, position) alone.
     """
     return {
         "revision": SAMPLING_REVISION,
@@ -47,48 +46,47 @@ def identity_of(config: PipelineConfig, report: SourceReport) -> Identity:
             "teacher": model_identity(config.models.teacher),
             "theta": model_identity(config.models.theta),
         },
-        # A preset is only a name for the keys that stand beside it.
+        # A preset is only a name for its keys, which are all there.
         "mixture": config.mixture.model_dump(mode="json", exclude={"preset_name"}),
         "sampling": config.sampling.model_dump(mode="json"),
-        # Which ids a server is asked for bounds what can be drawn.
-        **({"http": config.http.model_dump(include=ASKED_OF_SERVERS)} if config.models.theta.urls else {}),
+        **({"http": config.http.model_dump(include=HTTP_KEYS)} if config.models.theta.urls else {}),
     }
 
 
 def run_id_of(identity: Identity) -> str:
-    """64 hex digits."""
+    """Return the SHA-256 of an identity: 64 hex digits."""
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def model_identity(model: ModelConfig) -> dict[str, Any]:
-    """A model by its content, so that a copy or a Hub snapshot of the same commit is the same model.
+    """Identify a model by its content: a copy, or a Hub snapshot of the same commit, is the same model.
 
     Raises ModelError when there is no such model, or no such adapter.
     """
-    elsewhere = {"model", "revision", "lora", "lora_revision", "kv_cache_memory_bytes", "url", "served_name"}
-    elsewhere |= {"tensor_parallel_size", "devices"}  # where it lies moves its logits by rounding
-    settings = model.model_dump(mode="json", exclude=elsewhere)
-    if (adapter := adapter_of(model)) is not None:  # without one, the identity is what it was before there were any
+    left_out = {"model", "revision", "lora", "lora_revision", "kv_cache_memory_bytes", "url", "served_name"}
+    left_out |= {"tensor_parallel_size", "devices"}  # they change logits by rounding errors alone
+    settings = model.model_dump(mode="json", exclude=left_out)
+    if (adapter := adapter_of(model)) is not None:  # no key without one: identities from before LoRA stay valid
         settings["lora"] = _content_of(adapter.files)
-    if model.urls:  # its weights are not here: the name that it is served by stands for them
+    if model.urls:  # the weights are on the server, identified by the served name
         settings["served"] = model.served_name or model.model
     return {"content": _content_of(sorted(model_folder(model).iterdir())), **settings}
 
 
 def differing_keys(theirs: Identity, ours: Identity, prefix: str = "") -> list[str]:
-    """Each key whose values differ, as `section.key: theirs there, ours here`."""
+    """Return each key whose values differ, as `section.key: theirs there, ours here`."""
     differing = []
     for key in sorted(theirs.keys() | ours.keys()):
         there, here = theirs.get(key), ours.get(key)
         if isinstance(there, dict) and isinstance(here, dict):
             differing += differing_keys(there, here, f"{prefix}{key}.")
         elif there != here:
-            differing.append(f"{prefix}{key}: {_shown(there)} there, {_shown(here)} here")
+            differing.append(f"{prefix}{key}: {_short(there)} there, {_short(here)} here")
     return differing
 
 
-def _shown(value: Any) -> str:
+def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
 

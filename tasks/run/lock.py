@@ -1,4 +1,4 @@
-"""The lock of a run's work folder: one run at a time, and never another configuration's."""
+"""The lock of a run's work folder: one process at a time, of one configuration."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from sampling.errors import OutputError
-from tasks.run.folder import MANIFEST, OWN_ENGINE, RUNS, RunFolder, is_of_the_run
-from tasks.run.shard_folder import TABLE, UNSHARED
+from tasks.run.folder import MANIFEST, OWN_ENGINE, RUNS, RunFolder
+from tasks.run.shard_folder import UNSHARED
 from tasks.store.durable import output_errors, read_json, write_json
 
 ENGINE_LOCKS = f"{OWN_ENGINE}*.lock"
@@ -21,17 +21,16 @@ ORPHAN_TIMEOUT_S = 30.0
 
 
 @contextmanager
-def locked(folder: RunFolder, run_on: str = "here", with_rows: bool = True) -> Iterator[Callable[[], None]]:
-    """Hold a run's work folder for this process alone; gives what raises OutputError once it is not held any more.
+def locked(folder: RunFolder, run_on: str = "here") -> Iterator[Callable[[], None]]:
+    """Hold a run's work folder for this process alone; yield a check that raises OutputError once it is lost.
 
-    `run_on` is `shards.run_on`: runs of a deployment may go on in the folder of a run that was killed.
-    `with_rows`: what is sampled is fetched from an object store. Raises OutputError when it cannot be written, when
-    another run holds it (its pid and host are named), or when it belongs to another configuration (the keys that
-    differ are named).
+    `run_on` is `shards.run_on`: runs of a deployment may go on in the folder of a run that was killed. What an object
+    store holds of the run is downloaded. Raises OutputError when the folder cannot be written, when another run holds
+    it (its pid and host are named), or when it belongs to another configuration (the keys that differ are named).
     """
     with output_errors(folder.work):
         folder.work.mkdir(parents=True, exist_ok=True)
-        # Not per thread: Prefect may run a task in another thread than the one that took the lock.
+        # Not thread-local: Prefect may run a task in another thread than the one that acquired the lock.
         lock = FileLock(folder.work / "lock", thread_local=False)
         try:
             lock.acquire(blocking=False)
@@ -44,10 +43,7 @@ def locked(folder: RunFolder, run_on: str = "here", with_rows: bool = True) -> I
     try:
         with _leased(folder) as check:
             if folder.mirror is not None:
-                wanted = is_of_the_run
-                if with_rows:
-                    wanted = _is_work if run_on == "here" else _is_of_the_plan
-                folder.mirror.pull(folder.work, wanted)
+                folder.mirror.pull(folder.work, _is_work if run_on == "here" else _is_of_the_plan)
                 folder.mirror.refresh(folder.refused / MANIFEST)
             _wait_for_orphans(folder, folder.engine_lock(OWN_ENGINE).name if run_on == "deployment" else ENGINE_LOCKS)
             with output_errors(folder.work):
@@ -62,7 +58,7 @@ def locked(folder: RunFolder, run_on: str = "here", with_rows: bool = True) -> I
 
 @contextmanager
 def _leased(folder: RunFolder) -> Iterator[Callable[[], None]]:
-    """The lock of a run whose folder is in an object store, which has none."""
+    """Hold a lease on a run whose folder is in an object store, which has no file locks."""
     if folder.mirror is None:
         yield lambda: None
         return
@@ -73,7 +69,7 @@ def _leased(folder: RunFolder) -> Iterator[Callable[[], None]]:
 
 
 def _wait_for_orphans(folder: RunFolder, pattern: str) -> None:
-    """An engine whose run was killed ends itself within a second; until then it may still commit rows."""
+    """Wait for the engine of a killed run, which ends within a second and may commit rows until then."""
     for path in folder.work.glob(pattern):
         orphan = FileLock(path)
         try:
@@ -87,16 +83,16 @@ def _wait_for_orphans(folder: RunFolder, pattern: str) -> None:
 
 
 def _check_owner(folder: RunFolder) -> None:
-    for place, document in ((folder.work, "run.json"), (folder.refused, MANIFEST)):
-        if (owner := read_json(place / document)) is not None:
-            folder.check_identity(place, owner)
+    for path in (folder.work / "run.json", folder.refused / MANIFEST):
+        if (owner := read_json(path)) is not None:
+            folder.check_identity(path.parent, owner)
 
 
 def _is_work(name: str) -> bool:
-    """What a run that samples here needs of another machine's work."""
+    """Return whether a run that samples here needs this file of another machine's work."""
     return Path(name).name not in UNSHARED and not name.startswith(f"{RUNS}/")
 
 
 def _is_of_the_plan(name: str) -> bool:
-    """The same without what is sampled, which comes shard by shard."""
-    return _is_work(name) and "/parts/" not in name and not name.endswith(f"/{TABLE}")
+    """Return the same without the sampled parts, which are downloaded shard by shard."""
+    return _is_work(name) and "/parts/" not in name

@@ -1,7 +1,7 @@
-"""The finished rows of a shard, appended durably while it is sampled.
+"""The parts of a shard: its finished completions, committed durably while it is sampled.
 
-A part is a small Parquet file of `RECORD_SCHEMA`, with the rows that failed and the engine's totals so far in its
-metadata. Its name carries a digest of its bytes, so that a truncated or altered part shows itself.
+A part is a small Parquet file of `RECORD_SCHEMA`, with the completions that failed and the sampler's totals so far in
+its metadata. Its name contains a digest of its bytes, which shows a truncated or altered part.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import logging
 import re
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sampling.errors import OutputError
 from sampling.record import RECORD_SCHEMA, to_record_table
 from sampling.results import DualOutput, FailedRow
 from tasks.run.columns import ENCODING
@@ -33,8 +34,8 @@ logger = logging.getLogger(__name__)
 Key = tuple[str, int]  # (id, sample_idx)
 Totals = dict[str, float]
 
-# A commit costs about 10 ms, half of it in Python beside the thread that steps the engine, and 15 KB of metadata:
-# two a second are free, and what a crash can lose stays small beside the rows in flight.
+# A commit costs about 10 ms, half of it in Python beside the thread that steps the engine, and 15 KB of metadata: two a
+# second cost nothing noticeable, and a crash loses few rows beside those in flight.
 COMMIT_EVERY_S = 0.5
 NAME = re.compile(r"(\d{6})-([0-9a-f]{32})\.parquet")
 COMMIT = b"commit"
@@ -42,7 +43,7 @@ COMMIT = b"commit"
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One completion that could not be sampled. It is final: a resumed run does not try it again."""
+    """A completion that could not be sampled; a resumed run does not try it again."""
 
     id: str
     sample_idx: int
@@ -52,9 +53,10 @@ class Failure:
 
 @dataclass(slots=True)
 class Parts:
-    """What a folder of parts holds."""
+    """The content of a folder of parts."""
 
     table: pa.Table  # RECORD_SCHEMA, each (id, sample_idx) once
+    names: list[str] = field(default_factory=list)  # of the files
     failures: list[Failure] = field(default_factory=list)
     totals: Totals = field(default_factory=dict)  # of all attempts
     pace: Pace = field(default_factory=list)  # commit by commit
@@ -63,50 +65,68 @@ class Parts:
     num_duplicates: int = 0
 
     def keys(self) -> list[Key]:
-        """The finished completions, in the order of `table`."""
+        """Return the keys of the finished completions, in the order of `table`."""
         return list(zip(self.table["id"].to_pylist(), self.table["sample_idx"].to_pylist(), strict=True))
 
     def done(self) -> set[Key]:
-        """The completions that need no sampling: finished or failed."""
+        """Return the keys of the completions that need no sampling: finished or failed."""
         return {*self.keys(), *((failure.id, failure.sample_idx) for failure in self.failures)}
 
 
-def read_parts(folder: Path) -> Parts:
-    """Everything committed to a folder. A damaged part is renamed to *.corrupt and its rows are to be sampled again."""
+def is_whole(path: Path) -> bool:
+    """Return whether a part exists and has the digest that its name contains."""
+    return _read_whole(path) is not None
+
+
+def read_parts(folder: Path, names: Sequence[str] | None = None) -> Parts:
+    """Read all parts of a folder, or those named.
+
+    A damaged part is renamed to *.corrupt, so that its rows are sampled again. One of `names` raises OutputError
+    instead.
+    """
     tables = [RECORD_SCHEMA.empty_table()]
+    read: list[str] = []
     failures: dict[Key, Failure] = {}
     attempts: dict[str, Totals] = {}
     pace: Pace = []
-    for path in sorted(folder.glob("*.parquet")):
-        data = path.read_bytes()
-        named = NAME.fullmatch(path.name)
-        if named is None or named[2] != _digest(data):
+    for path in sorted(folder.glob("*.parquet")) if names is None else [folder / name for name in names]:
+        if (data := _read_whole(path)) is None:
+            if names is not None:
+                raise OutputError(f"{path} is missing or damaged; run the same command again to sample its rows again")
             path.rename(path.with_suffix(".corrupt"))
             logger.warning("%s is damaged: set aside, its rows are sampled again", path)
             continue
-        table = pq.ParquetFile(pa.BufferReader(data)).read()  # `read_table` takes 3 ms where this takes 2
+        read.append(path.name)
+        table = pq.ParquetFile(pa.BufferReader(data)).read()  # 2 ms; `read_table` takes 3 ms
         commit = json.loads(table.schema.metadata[COMMIT])
         tables.append(table.replace_schema_metadata())
         for values in commit["failures"]:
             failures.setdefault((values["id"], values["sample_idx"]), Failure(**values))
         before, now = attempts.get(commit["attempt"], {}), commit["totals"]
         if "total_s" in now:
-            spent = (now[name] - before.get(name, 0.0) for name in ("total_s", "num_tokens"))
-            pace.append((next(spent), next(spent)))
+            seconds, num_tokens = (now[name] - before.get(name, 0.0) for name in ("total_s", "num_tokens"))
+            pace.append((seconds, num_tokens))
         attempts[commit["attempt"]] = now
     table = pa.concat_tables(tables)
     num_set_aside = len(list(folder.glob("*.corrupt")))
-    parts = Parts(table, [], sum_totals(attempts.values()), pace, len(attempts), num_set_aside)
-    places = {key: i for i, key in enumerate(parts.keys())}  # a row that is there twice: the later one, both are alike
-    parts.num_duplicates = len(table) - len(places)
+    parts = Parts(table, read, [], sum_totals(attempts.values()), pace, len(attempts), num_set_aside)
+    indices = {key: i for i, key in enumerate(parts.keys())}  # of duplicates, which are equal, the last one
+    parts.num_duplicates = len(table) - len(indices)
     if parts.num_duplicates:
-        parts.table = table.take(pa.array(places.values(), pa.int64()))
-    parts.failures = [failure for key, failure in failures.items() if key not in places]
+        parts.table = table.take(pa.array(indices.values(), pa.int64()))
+    parts.failures = [failure for key, failure in failures.items() if key not in indices]
     return parts
 
 
+def _read_whole(path: Path) -> bytes | None:
+    """Return a part's content, None when it is missing or does not have the digest in its name."""
+    named = NAME.fullmatch(path.name)
+    data = path.read_bytes() if named is not None and path.is_file() else b""
+    return data if named is not None and named[2] == _digest(data) else None
+
+
 def sum_totals(many: Iterable[Totals]) -> Totals:
-    """Totals of several attempts or shards as one: sums, but the largest of what is a maximum."""
+    """Add up the totals of several attempts or shards; of a maximum, return the largest."""
     summed: Totals = {}
     for totals in many:
         for name, value in totals.items():
@@ -116,7 +136,7 @@ def sum_totals(many: Iterable[Totals]) -> Totals:
 
 
 class PartWriter:
-    """Commits the rows of one attempt in groups, in a thread of its own."""
+    """A thread that commits the rows of one attempt, every COMMIT_EVERY_S."""
 
     def __init__(
         self,
@@ -126,7 +146,7 @@ class PartWriter:
         mirror: Mirror | None = None,
     ) -> None:
         self._folder = folder
-        self._mirror = mirror  # the object store that a commit goes to, too
+        self._mirror = mirror  # uploads each part, too
         self._attempt = attempt
         self._on_commit = on_commit  # called from the writer's thread, at least every COMMIT_EVERY_S
         numbers = [int(path.name[:6]) for path in folder.iterdir() if path.name[:6].isdigit()]
@@ -134,14 +154,14 @@ class PartWriter:
         self._waiting: list[DualOutput | FailedRow] = []
         self._totals: Totals = {}
         self._error: BaseException | None = None
-        self._lock = threading.Lock()  # of the waiting rows
+        self._lock = threading.Lock()  # guards the waiting rows
         self._commit_lock = threading.Lock()  # one commit at a time
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._commit_regularly, name="part-writer", daemon=True)
         self._thread.start()
 
     def add(self, result: DualOutput | FailedRow, totals: Totals) -> None:
-        """Take a finished row with the attempt's totals so far. Raises what an earlier commit raised."""
+        """Take a finished row with the attempt's totals so far. Raises the error of an earlier commit."""
         if self._error is not None:
             raise self._error
         with self._lock:
@@ -149,7 +169,7 @@ class PartWriter:
             self._totals = totals
 
     def flush(self) -> None:
-        """Commit what waits, now. Raises OSError when the disk does not take it."""
+        """Commit the waiting rows now. Raises OSError when the disk refuses them."""
         with self._commit_lock:
             with self._lock:
                 waiting, self._waiting, totals = self._waiting, [], self._totals
@@ -157,7 +177,7 @@ class PartWriter:
                 self._commit(waiting, totals)
 
     def close(self) -> None:
-        """Commit what waits and end the thread. Raises what a commit raised."""
+        """Commit the waiting rows and end the thread. Raises the error of a commit."""
         self._closed.set()
         self._thread.join()
         if self._error is not None:

@@ -1,4 +1,4 @@
-"""The plan of a run: every row to sample, cut into shards."""
+"""The plan of a run: the rows to sample, with their prompts' token ids, cut into shards."""
 
 from __future__ import annotations
 
@@ -9,23 +9,30 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import pyarrow as pa
 
-from sampling.errors import SourceError
+from sampling.errors import OutputError, SourceError
+from sampling.prompts.encoding import encode_prompts
 from tasks.run.columns import source_columns, unify_shards, write_table
 from tasks.run.folder import RunFolder
 from tasks.source.rows import PreparedRow, QuarantinedRow, SourceReport
 from tasks.store.durable import read_json, sync, write_json
 
-# What the gate holds prompts and completions against, whatever the source calls it.
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+FORMAT = 2  # of rows.parquet and plan.json; since 2 a planned row holds its prompts' token ids
+# Fields of the column `example`, which quality checks compare prompts and completions with.
 EXAMPLE = ("question", "answer", "solution", "final_answer")
 ROW_SCHEMA = pa.schema(
     [
         pa.field("id", pa.string()),
         pa.field("theta_prompt", pa.string()),
         pa.field("teacher_prompt", pa.string()),
+        pa.field("theta_prompt_ids", pa.list_(pa.int32())),
+        pa.field("teacher_prompt_ids", pa.list_(pa.int32())),
         pa.field("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
         pa.field("example", pa.struct([(name, pa.string()) for name in EXAMPLE])),
     ]
@@ -34,7 +41,7 @@ ROW_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be sampled."""
+    """The content of plan.json."""
 
     num_rows: int
     num_shards: int
@@ -43,22 +50,38 @@ class Plan:
     prompts: dict[str, Any]  # resolved: both given
     files: list[str]
     quarantine: dict[str, int]  # rows that could not be planned, by reason
+    format: int = 1
 
 
 def read_plan(folder: RunFolder) -> Plan | None:
-    """The plan of a run, or None when planning did not end."""
-    values = read_json(folder.plan)
-    return None if values is None else Plan(**values)
+    """Return the plan of a run, None when planning is not finished.
+
+    Raises OutputError when the plan has the format of another version of this package.
+    """
+    if (values := read_json(folder.plan)) is None:
+        return None
+    plan = Plan(**values)
+    if plan.format != FORMAT:
+        raise OutputError(
+            f"{folder.address(folder.work)} was planned in format {plan.format}, this version reads format {FORMAT};"
+            " finish that run with the version that began it, or remove the folder to start over"
+        )
+    return plan
 
 
 def write_plan(
-    folder: RunFolder, report: SourceReport, rows: Iterator[PreparedRow | QuarantinedRow], rows_per_shard: int
+    folder: RunFolder,
+    report: SourceReport,
+    rows: Iterator[PreparedRow | QuarantinedRow],
+    rows_per_shard: int,
+    theta: PreTrainedTokenizerBase,
+    teacher: PreTrainedTokenizerBase,
 ) -> Plan:
-    """Plan every row, in the source's order, one shard in memory at a time.
+    """Write every row with its prompts' token ids, in the source's order, one shard in memory at a time.
 
-    Raises SourceError when no row is left.
+    Raises SourceError when all rows are quarantined.
     """
-    shutil.rmtree(folder.work / "shards", ignore_errors=True)  # of a planning that was interrupted
+    shutil.rmtree(folder.shards, ignore_errors=True)  # of a planning that was interrupted
     counts: Counter[str] = Counter()
     paths: list[Path] = []
     num_rows = 0
@@ -67,18 +90,19 @@ def write_plan(
         while batch := list(islice(good, rows_per_shard)):
             shard = folder.shard(len(paths))
             shard.parts.mkdir(parents=True)
-            write_table(shard.rows, _to_table(batch))
+            write_table(shard.rows, _to_table(batch, theta, teacher))
             paths.append(shard.rows)
             num_rows += len(batch)
     if not num_rows:
         folder.upload(folder.quarantine)
+        reasons = ", ".join(f"{reason} {num}" for reason, num in counts.most_common())
         raise SourceError(
-            f"no row can be sampled: all {counts.total()} are quarantined ({_counted(counts)});"
+            f"no row can be sampled: all {counts.total()} are quarantined ({reasons});"
             f" {folder.address(folder.quarantine)} says why, row by row"
         )
     unify_shards(paths)
     sync(folder.quarantine)
-    sync(folder.work / "shards")
+    sync(folder.shards)
     plan = Plan(
         num_rows=num_rows,
         num_shards=len(paths),
@@ -87,13 +111,10 @@ def write_plan(
         prompts=report.prompts.model_dump(mode="json"),
         files=list(report.files),
         quarantine=dict(counts),
+        format=FORMAT,
     )
     write_json(folder.plan, asdict(plan))
     return plan
-
-
-def _counted(counts: Counter[str]) -> str:
-    return ", ".join(f"{reason} {num}" for reason, num in counts.most_common())
 
 
 def _without_quarantined(
@@ -107,9 +128,16 @@ def _without_quarantined(
         quarantine.write(json.dumps(asdict(row), sort_keys=True) + "\n")
 
 
-def _to_table(rows: list[PreparedRow]) -> pa.Table:
-    columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in ROW_SCHEMA.names}
-    columns["example"] = [{name: getattr(example, name) for name in EXAMPLE} for example in columns["example"]]
+def _to_table(rows: list[PreparedRow], theta: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> pa.Table:
+    columns: dict[str, list[Any]] = {
+        "id": [row.id for row in rows],
+        "theta_prompt": [row.theta_prompt for row in rows],
+        "teacher_prompt": [row.teacher_prompt for row in rows],
+        "theta_prompt_ids": encode_prompts(theta, [row.theta_prompt for row in rows]),
+        "teacher_prompt_ids": encode_prompts(teacher, [row.teacher_prompt for row in rows]),
+        "messages": [row.messages for row in rows],
+        "example": [{name: getattr(row.example, name) for name in EXAMPLE} for row in rows],
+    }
     own = pa.table(columns, schema=ROW_SCHEMA)
     source = source_columns([row.fields for row in rows])
     return pa.Table.from_arrays([*own.columns, *source.columns], schema=pa.schema([*own.schema, *source.schema]))

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far an attempt at a shard is."""
+    """Counts of one attempt at a shard so far."""
 
-    num_done: int  # completions, failed ones among them
+    num_done: int  # completions, failed ones included
     num_failed: int
     num_tokens: int = 0  # drawn by this attempt
-    sampling_s: float = 0.0  # what they took, loading not counted
+    sampling_s: float = 0.0  # the time they took, loading not included

@@ -9,71 +9,63 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tasks.store.mirror import Mirror
 
-TABLE, SUMMARY, FAILURE = "shard.parquet", "shard.json", "failure.json"  # what a shard ends with
+SUMMARY, FAILURE = "shard.json", "failure.json"  # one of them ends a shard
 LEASE = "lease.json"
-UNSHARED = {LEASE, "lock", "claim.json"}  # each machine's own, or read where it lies
+UNSHARED = {LEASE, "lock", "claim.json"}  # never downloaded: of each machine alone, or read in the store
 
 
 @dataclass(frozen=True, slots=True)
 class ShardFolder:
-    """The files of one shard."""
+    """The files of one shard.
+
+    rows.parquet         the planned rows
+    parts/               the committed completions
+    claim.json           the holder of the shard's lock; left behind by a process that was killed
+    shard.json           the summary, written last: the shard is complete when it exists
+    failure.json         the error that the shard was given up with; removed when the run is started again
+    """
 
     path: Path
     mirror: Mirror | None = None  # of the run's folder
 
     @property
     def rows(self) -> Path:
-        """The planned rows."""
         return self.path / "rows.parquet"
 
     @property
     def parts(self) -> Path:
-        """Folder of the finished rows, as they were committed."""
         return self.path / "parts"
 
     @property
-    def table(self) -> Path:
-        """The shard's part of the dataset."""
-        return self.path / TABLE
-
-    @property
     def summary(self) -> Path:
-        """Written last: a shard is complete when it exists."""
         return self.path / SUMMARY
 
     @property
     def claim(self) -> Path:
-        """Who samples the shard; left behind by a process that was killed."""
         return self.path / "claim.json"
 
     @property
     def failure(self) -> Path:
-        """Why the shard was given up; removed when the run is started again."""
         return self.path / FAILURE
 
     def upload(self, file: Path) -> None:
-        """Make a file count that is written: copy it to the object store, where there is one."""
+        """Copy a written file to the object store, if there is one."""
         if self.mirror is not None:
             self.mirror.push(file)
 
     def download(self) -> None:
-        """Get what other machines have written, where that is in an object store."""
+        """Copy what other machines have written from the object store, if there is one."""
         if self.mirror is not None:
             self.mirror.pull(self.path, lambda name: name not in UNSHARED)
             self.parts.mkdir(parents=True, exist_ok=True)  # a store holds no empty folder
 
-    def download_outcome(self) -> None:
-        """The same of what a shard ends with."""
-        if self.mirror is not None:
-            self.mirror.pull(self.path, lambda name: name in (TABLE, SUMMARY, FAILURE))
-
     def delete(self, file: Path) -> None:
-        """Remove a file of what earlier runs have written, everywhere."""
-        if self.mirror is not None and file.exists():  # else it was not fetched: nobody had written it
+        """Remove a file, here and in the object store."""
+        if self.mirror is not None and file.exists():  # else it was not downloaded: nobody had written it
             self.mirror.remove(file)
         file.unlink(missing_ok=True)
 
     def is_ended(self) -> bool:
-        """Whether it is complete or given up, here or on another machine."""
+        """Return whether the shard is complete or given up, here or on another machine."""
         exists = Path.exists if self.mirror is None else self.mirror.exists
         return exists(self.summary) or exists(self.failure)

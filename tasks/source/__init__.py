@@ -1,5 +1,5 @@
-"""Rows of a dataset, read as a stream and turned into two prompts each.
+"""Dataset loading: streams source rows and renders two prompts for each.
 
-A file becomes rows (`readers`), a row an example (`formats`), an example two prompts (`rows`). It imports the prompt
-templates of `sampling`, and nothing of the run that asks for the rows.
+Files are parsed into rows (`readers`), rows converted to examples (`formats`), examples rendered as prompts (`rows`).
+It imports the prompt templates of `sampling` and nothing of a run.
 """

@@ -1,4 +1,4 @@
-"""A row in the words that every format shares."""
+"""The common schema that rows of every dataset format are converted to."""
 
 from __future__ import annotations
 
@@ -10,49 +10,45 @@ from typing import Any
 from sampling.errors import RowError
 from sampling.prompts.templates import Message
 
-REFERENCE_FIELDS = frozenset({"answer", "solution", "final_answer"})  # of an Example; the teacher's alone
+REFERENCE_FIELDS = frozenset({"answer", "solution", "final_answer"})  # of an Example; only the teacher may see them
 
 
 class BadRowError(RowError):
-    """A row that its adapter cannot use, with the word it is counted under."""
+    """A row that its adapter cannot convert."""
 
     def __init__(self, reason: str, detail: str) -> None:
-        """`reason` is a snake_case word, `detail` says which field and what it held."""
+        """`reason` is the snake_case category it is counted under, `detail` names the field and what it held."""
         super().__init__(detail)
         self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row, as templates see it."""
+    """One row in the common schema."""
 
-    question: str  # of a conversation: the user's last turn before the reference
+    question: str  # in a conversation: the last user turn before the reference
     answer: str | None = None  # the reference in full
-    solution: str | None = None  # the way to the answer, where the source keeps it apart
+    solution: str | None = None  # the worked solution, if the source stores it separately
     final_answer: str | None = None  # what a grader compares
     history: tuple[Message, ...] = ()  # the turns before the question, oldest first
 
 
 def template_fields(row: Mapping[str, Any], example: Example) -> dict[str, Any]:
-    """What a template may name: the source's columns, and over them the example's fields that are filled."""
+    """Return a template's variables: the source's columns, overridden by the example's fields that are not None."""
     fields = {identifier(column): value for column, value in row.items()}
-    shared = {
-        "question": example.question,
-        "answer": example.answer,
-        "solution": example.solution,
-        "final_answer": example.final_answer,
-        "history": list(example.history),
-    }
-    return fields | {name: value for name, value in shared.items() if value is not None}
+    for name in ("question", "answer", "solution", "final_answer"):
+        if (value := getattr(example, name)) is not None:
+            fields[name] = value
+    return fields | {"history": list(example.history)}
 
 
 def identifier(column: str) -> str:
-    """A column's name as a template spells it: "Final Answer" is `Final_Answer`."""
+    """Convert a column's name to a template variable: "Final Answer" becomes `Final_Answer`."""
     return re.sub(r"\W|^(?=\d)", "_", column)
 
 
 def text_field(row: Mapping[str, Any], column: str) -> str:
-    """A field that must hold text. Raises BadRowError."""
+    """Return a field that must hold text. Raises BadRowError."""
     value = present_field(row, column)
     if not isinstance(value, str):
         raise BadRowError("wrong_type", f"{column!r} is a {type(value).__name__}, where text is needed")
@@ -62,7 +58,7 @@ def text_field(row: Mapping[str, Any], column: str) -> str:
 
 
 def reference_field(row: Mapping[str, Any], column: str) -> str:
-    """A field that must hold text or a number, as text. Raises BadRowError."""
+    """Return a field that must hold text or a number, as text. Raises BadRowError."""
     value = present_field(row, column)
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
@@ -70,18 +66,18 @@ def reference_field(row: Mapping[str, Any], column: str) -> str:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names for a message; those that a terminal would act on are escaped."""
+    """Join names for a message; names with unprintable characters are escaped."""
     return ", ".join(name if name.isprintable() else ascii(name) for name in names) or "none"
 
 
 def is_filled(row: Mapping[str, Any], column: str) -> bool:
-    """Whether an optional field holds something: present, not null, not blank."""
+    """Return whether an optional field is present, not null and not blank."""
     value = row.get(column)
     return value is not None and not (isinstance(value, str) and not value.strip())
 
 
 def present_field(row: Mapping[str, Any], column: str) -> Any:
-    """A field that is there and not null. Raises BadRowError."""
+    """Return a field that must be present and not null. Raises BadRowError."""
     if column not in row:
         raise BadRowError("missing_field", f"{column!r} is missing; there are: {listed(row)}")
     if row[column] is None:

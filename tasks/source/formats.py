@@ -1,4 +1,4 @@
-"""The formats whose rows are understood: how a row of each becomes an `Example`."""
+"""The adapters of the known dataset formats: conversion of a row to an `Example`, with default prompts."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from tasks.config import PromptConfig, PromptsConfig
 from tasks.source.conversations import read_conversation
 from tasks.source.example import REFERENCE_FIELDS, Example, identifier, is_filled, reference_field, text_field
-from tasks.source.reference import after_hashes, last_boxed
+from validations.measure import answers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Row = Mapping[str, Any]
 
-_HINT = "{{ question }}\nHint: REFERENCE"  # what the demo's teacher was trained on
+_HINT = "{{ question }}\nHint: REFERENCE"  # the prompt that the demo's teacher was trained on
 _GUIDANCE = (
     "{{ question }}\n\nFor your guidance, here is a reference answer:\n\nREFERENCE\n\n"
     "Answer in full and in your own words; do not mention the reference."
@@ -30,19 +30,19 @@ _EARLIER_TURNS = (
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """One format: its rows, its reference, its default prompts."""
+    """One dataset format."""
 
     name: str
     example: Callable[[Row], Example]  # raises RowError
-    columns: tuple[frozenset[str], ...] = ()  # each set of columns tells the format
+    columns: tuple[frozenset[str], ...] = ()  # any one of these sets identifies the format
     reference_columns: frozenset[str] = frozenset()
-    reference: str = "{{ answer }}"  # what the teacher's default template shows
-    guidance: str = _HINT  # how it shows it in a chat
+    reference: str = "{{ answer }}"  # its expression in the teacher's default template
+    guidance: str = _HINT  # the teacher's default chat template
     is_conversational: bool = False
 
     @property
     def hidden_fields(self) -> frozenset[str]:
-        """What theta's template must not name: every field that holds the reference."""
+        """Return the fields that hold the reference, which theta's template must not name."""
         return REFERENCE_FIELDS | {identifier(column) for column in self.reference_columns}
 
     def default_prompts(
@@ -52,9 +52,9 @@ class Adapter:
         *,
         has_reference: bool,
     ) -> PromptsConfig:
-        """The prompts taken where the configuration gives none.
+        """Return the prompts to use if the configuration sets none.
 
-        A model without a chat template gets a plain one; without a reference both models see the same.
+        A model without a chat template gets a plain prompt; without a reference, both models get the same prompt.
         """
         return PromptsConfig(
             theta=self._default_prompt(theta_tokenizer, guided=False),
@@ -70,6 +70,18 @@ class Adapter:
         return PromptConfig(style="plain", template=f"{earlier}Q: {{{{ question }}}}{hint}\nA:")
 
 
+def after_hashes(solution: str) -> str | None:
+    """Return the text after the last `####` (GSM8K), None without one."""
+    _, found, final = solution.rpartition("####")
+    return final.strip() or None if found else None
+
+
+def last_boxed(solution: str) -> str | None:
+    r"""Return the content of the last `\boxed{…}` (MATH), inner braces kept; None without a closed one."""
+    found = answers.last_boxed(solution)
+    return solution[slice(*found)].strip() or None if found else None
+
+
 def _gsm8k(row: Row) -> Example:
     answer = reference_field(row, "answer")
     return Example(text_field(row, "question"), answer, final_answer=after_hashes(answer))
@@ -81,7 +93,7 @@ def _question_answer(row: Row) -> Example:
 
 
 def _math(row: Row) -> Example:
-    """A row may lack the way (DeepScaleR) or the answer apart from it (MATH: in the last box), not both."""
+    r"""A row may lack the solution (DeepScaleR) or the separate answer (MATH: in the last \boxed), but not both."""
     question = text_field(row, "problem")
     solution = text_field(row, "solution") if is_filled(row, "solution") else None
     if solution is None or is_filled(row, "answer"):
@@ -97,26 +109,14 @@ def _alpaca(row: Row) -> Example:
     return Example(question, reference_field(row, "output"))
 
 
-def _sharegpt(row: Row) -> Example:
-    return read_conversation(row, "conversations")
-
-
-def _messages(row: Row) -> Example:
-    return read_conversation(row, "messages")
-
-
 def _prompt_completion(row: Row) -> Example:
-    if isinstance(row.get("prompt"), list):  # TRL's conversational spelling
+    if isinstance(row.get("prompt"), list):  # TRL's conversational format
         return read_conversation(row, "prompt", "completion")
     return Example(text_field(row, "prompt"), reference_field(row, "completion"))
 
 
-def _text(row: Row) -> Example:
-    return Example(text_field(row, "text"))
-
-
-# A column that holds the reference in one of these formats may hold it beside another as well (NuminaMath has
-# problem, solution and messages), so theta is kept from all of them in every format.
+# A column that holds the reference in one format may also occur in another (NuminaMath has problem, solution and
+# messages), so all of them are hidden from theta in every format.
 _REFERENCES = frozenset({"answer", "solution", "output", "completion", "conversations", "messages"})
 
 
@@ -125,14 +125,15 @@ def _adapter(name: str, example: Callable[[Row], Example], *columns: str, **sett
     return Adapter(name, example, alternatives, _REFERENCES, **settings)
 
 
-# In the order of recognition: the most telling columns first.
+# In the order of recognition: the most specific columns first.
+_CHAT: dict[str, Any] = {"guidance": _GUIDANCE, "is_conversational": True}
 KNOWN_ADAPTERS = (
     _adapter("gsm8k", _gsm8k, "question answer"),
     _adapter("question_answer", _question_answer, "question answer"),
     _adapter("math", _math, "problem solution", "problem answer", reference="{{ solution | default(answer, true) }}"),
     _adapter("alpaca", _alpaca, "instruction output", guidance=_GUIDANCE),
-    _adapter("sharegpt", _sharegpt, "conversations", guidance=_GUIDANCE, is_conversational=True),
-    _adapter("messages", _messages, "messages", guidance=_GUIDANCE, is_conversational=True),
-    _adapter("prompt_completion", _prompt_completion, "prompt completion", guidance=_GUIDANCE, is_conversational=True),
-    _adapter("text", _text, "text"),
+    _adapter("sharegpt", lambda row: read_conversation(row, "conversations"), "conversations", **_CHAT),
+    _adapter("messages", lambda row: read_conversation(row, "messages"), "messages", **_CHAT),
+    _adapter("prompt_completion", _prompt_completion, "prompt completion", **_CHAT),
+    _adapter("text", lambda row: Example(text_field(row, "text")), "text"),
 )

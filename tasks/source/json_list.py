@@ -1,4 +1,4 @@
-"""The elements of a JSON list, one at a time."""
+"""An incremental parser of a JSON list."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any, TextIO, cast
 from sampling.errors import SourceError
 
 CHUNK_CHARS = 1 << 20
-MAX_ITEM_CHARS = 1 << 26  # without a limit, the rest of a broken file of GBs would be read for one element
+MAX_ITEM_CHARS = 1 << 26  # without it, one broken element would read the rest of a file of GBs
 _BETWEEN_ITEMS = re.compile(r"[\s,]*")
 _ENDS = re.compile(r"\s*[,\]]")
 
 
 def list_items(file: TextIO, name: str) -> Iterator[Any]:
-    """The elements of the list that `file` holds; memory holds a chunk of it, never the list.
+    """Yield the elements of the list in `file`, holding one chunk in memory.
 
-    Raises SourceError, naming the file and the element, where the text stops being JSON.
+    Raises SourceError, naming the file and the element, where the text is not JSON.
     """
     decoder = json.JSONDecoder()
     buffer = file.read(CHUNK_CHARS)
@@ -26,7 +26,7 @@ def list_items(file: TextIO, name: str) -> Iterator[Any]:
     number = 0
     while True:
         number += 1
-        while True:  # until the buffer holds the whole element and what follows it
+        while True:  # until the buffer holds the whole element and its delimiter
             begin = cast(re.Match[str], _BETWEEN_ITEMS.match(buffer, position)).end()
             if buffer.startswith("]", begin):
                 return
@@ -34,11 +34,11 @@ def list_items(file: TextIO, name: str) -> Iterator[Any]:
                 value, end = decoder.raw_decode(buffer, begin)
                 if _ENDS.match(buffer, end):
                     break
-                problem = "no comma behind it"  # or half a number: the chunk may end behind the 1 of 1.5
+                problem = "no comma behind it"  # or a cut number: the chunk may end after the 1 of 1.5
             except (ValueError, RecursionError) as error:
                 problem = str(error)
             pending = buffer[begin:]
-            # Doubling: an element is parsed again log2(its size) times, not once a chunk.
+            # Doubling the buffer parses an element log2(size) times instead of once per chunk.
             more = file.read(max(CHUNK_CHARS, len(pending))) if len(pending) < MAX_ITEM_CHARS else ""
             if not more:
                 raise SourceError(

@@ -1,11 +1,9 @@
-"""Rows of one local file, read as a stream.
+"""Streaming readers of JSON, JSON lines, CSV, TSV, Parquet and text files.
 
-A line that is broken (not UTF-8, not JSON, not an object, not as wide as the header) is set aside with its place
-and never stops the read. `datasets` would stop at the first one, guess types from text ("007" becomes 7) and, for
-Parquet, take 11.6 s where pyarrow takes 0.4 s (200,000 rows), so it reads the Hub alone: see `tasks.source.source`.
-
-Text is decoded with `surrogateescape` where a reader cannot go line by line: the bad byte travels inside its field
-to the row's own UTF-8 check (`tasks.source.rows`), which sets that one row aside.
+A broken line (not UTF-8, not JSON, not an object, not as wide as the header) is quarantined with its location and does
+not stop the read. `datasets` would stop at the first one, guess types from text ("007" becomes 7) and, for Parquet,
+take 11.6 s where pyarrow takes 0.4 s (200,000 rows), so it reads the Hub only (`tasks.source.source`). Files that
+cannot be decoded line by line use `surrogateescape`: the row's own UTF-8 check (`tasks.source.rows`) finds the byte.
 """
 
 from __future__ import annotations
@@ -43,33 +41,32 @@ WRAPPERS = ("data", "rows", "train", "examples", "instances", "items")  # {"data
 
 @dataclass(frozen=True, slots=True)
 class SourceRow:
-    """One row as the source holds it."""
+    """A raw row of the source."""
 
-    where: str  # file:line, or file:row number counted from 1
+    location: str  # file:line, or file:row number counted from 1
     fields: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class QuarantinedRow:
-    """One row set aside, with the reason it is counted under."""
+    """A row that was set aside, with the reason it is counted under."""
 
-    row: str  # where it stands: file:line, or file:row number
-    reason: str  # a snake_case word
+    row: str  # its location: file:line, or file:row number
+    reason: str  # snake_case
     detail: str
-    id: str | None = None  # the row's id, once it could be read
+    id: str | None = None  # the row's id, if its fields could be read
 
 
 Rows = Iterator[SourceRow | QuarantinedRow]
 
 
 def format_of(path: Path) -> str | None:
-    """The format that a file's name tells, compressed or not; None when it is none of ours."""
-    name = path.name.lower().removesuffix(".gz")
-    return FORMATS.get(Path(name).suffix)
+    """Return the format that a file's suffix (before .gz) stands for, None if unknown."""
+    return FORMATS.get(Path(path.name.lower().removesuffix(".gz")).suffix)
 
 
 def read_rows(path: Path) -> Rows:
-    """The rows of a file of a known format. Raises SourceError when the file as a whole cannot be read."""
+    """Yield the rows of a file of a known format. Raises SourceError if the file as a whole cannot be read."""
     readers = {"json": _json, "jsonl": _jsonl, "csv": _csv, "parquet": _parquet, "txt": _txt}
     file_format = format_of(path)
     assert file_format is not None
@@ -87,37 +84,39 @@ def _open_text(path: Path) -> TextIO:
     return io.TextIOWrapper(_open(path), encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
-def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Place and bytes of every line that holds something."""
+def _lines(path: Path) -> Iterator[tuple[str, str] | QuarantinedRow]:
+    """Yield the location and text of every line that is not blank."""
     with _open(path) as file:
         for number, line in enumerate(file, start=1):
-            text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-            if text.strip():
-                yield f"{path}:{number}", text.rstrip(b"\r\n")
+            data = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+            if not data.strip():
+                continue
+            location = f"{path}:{number}"
+            try:
+                yield location, data.rstrip(b"\r\n").decode()
+            except UnicodeDecodeError as error:
+                yield _not_utf8(location, error)
 
 
 def _jsonl(path: Path) -> Rows:
-    for where, line in _lines(path):
+    for line in _lines(path):
+        if isinstance(line, QuarantinedRow):
+            yield line
+            continue
+        location, text = line
         try:
-            value = json.loads(line.decode())
-        except UnicodeDecodeError as error:
-            yield _not_utf8(where, error)
+            yield _row(location, json.loads(text))
         except (ValueError, RecursionError) as error:
-            yield QuarantinedRow(where, "not_json", one_line(error))
-        else:
-            yield _row(where, value)
+            yield QuarantinedRow(location, "not_json", one_line(error))
 
 
 def _txt(path: Path) -> Rows:
-    for where, line in _lines(path):
-        try:
-            yield SourceRow(where, {"text": line.decode()})
-        except UnicodeDecodeError as error:
-            yield _not_utf8(where, error)
+    for line in _lines(path):
+        yield line if isinstance(line, QuarantinedRow) else SourceRow(line[0], {"text": line[1]})
 
 
 def _csv(path: Path) -> Rows:
-    """Rows of strings: what stands in the file, no type guessed."""
+    """Yield rows of strings, without guessing types."""
     delimiter = "\t" if ".tsv" in path.name.lower() else ","
     csv.field_size_limit(MAX_CELL_CHARS)
     with _open_text(path) as file:
@@ -130,40 +129,37 @@ def _csv(path: Path) -> Rows:
             raise SourceError(f"{path}: the header names a column twice: {', '.join(header)}; rename one")
         while True:
             first_line = reader.line_num + 1
-            where = f"{path}:{first_line}"
+            location = f"{path}:{first_line}"
             try:
                 values = next(reader, None)
             except csv.Error as error:
-                detail = f"lines {first_line} to {reader.line_num}: {error}"
-                yield QuarantinedRow(where, "not_csv", detail)
+                yield QuarantinedRow(location, "not_csv", f"lines {first_line} to {reader.line_num}: {error}")
                 continue
             if values is None:
                 return
             if len(values) == len(header):
-                yield SourceRow(where, dict(zip(header, values, strict=True)))
-            elif values:  # an empty line is no row
+                yield SourceRow(location, dict(zip(header, values, strict=True)))
+            elif values:  # skip an empty line
                 detail = f"{len(values)} values for the header's {len(header)} columns"
-                yield QuarantinedRow(where, "not_csv", detail)
+                yield QuarantinedRow(location, "not_csv", detail)
 
 
 def _parquet(path: Path) -> Rows:
-    packed = path.suffix.lower() == ".gz"
+    is_gzipped = path.suffix.lower() == ".gz"
     with tempfile.TemporaryFile() as unpacked, _open(path) as file:
-        if packed:  # Parquet is read from its end: unpack to a disk, not to memory
+        if is_gzipped:  # Parquet is read from its end: unpack to disk, not to memory
             shutil.copyfileobj(file, unpacked)
             unpacked.seek(0)
         # These settings stream a column; the default reads each column of a row group whole (102 MB for 100 MB).
-        table = pq.ParquetFile(unpacked if packed else file, buffer_size=1 << 20, pre_buffer=False)
-        number = 0
-        for batch in table.iter_batches(batch_size=256):
-            for fields in _batch_rows(batch):
-                number += 1
-                where = f"{path}:{number}"
-                yield _not_utf8(where, fields) if isinstance(fields, UnicodeDecodeError) else SourceRow(where, fields)
+        table = pq.ParquetFile(unpacked if is_gzipped else file, buffer_size=1 << 20, pre_buffer=False)
+        rows = (row for batch in table.iter_batches(batch_size=256) for row in _batch_rows(batch))
+        for number, row in enumerate(rows, start=1):
+            location = f"{path}:{number}"
+            yield _not_utf8(location, row) if isinstance(row, UnicodeDecodeError) else SourceRow(location, row)
 
 
 def _batch_rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | UnicodeDecodeError]:
-    """The rows of a batch; the error instead of a row whose text is not UTF-8 (Parquet does not check it)."""
+    """Yield the rows of a batch; for a row whose text is not UTF-8, which Parquet does not check, the error."""
     try:
         yield from batch.to_pylist()
     except UnicodeDecodeError:
@@ -175,7 +171,7 @@ def _batch_rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | UnicodeDecod
 
 
 def _json(path: Path) -> Rows:
-    """A list of rows, an object that holds them, or JSON lines under the wrong name."""
+    """Read a list of rows, an object that holds them, or JSON lines in a file named .json."""
     with _open_text(path) as file:
         start = file.read(4096).lstrip()
     if not start:
@@ -191,24 +187,24 @@ def _json(path: Path) -> Rows:
     if is_lines:
         yield from _jsonl(path)
         return
-    with _open_text(path) as file:  # an object is read whole: what is large is a list or JSON lines
+    with _open_text(path) as file:  # an object is read whole: large files are lists or JSON lines
         try:
             value = json.load(file)
         except (ValueError, RecursionError) as error:
             raise SourceError(f"{path} is not JSON: {one_line(error)}; JSON lines are named .jsonl") from error
-    for where, row in _rows_of_object(value):
-        yield _row(f"{path}:{where}", row)
+    for number, row in enumerate(_rows_of_object(value), start=1):
+        yield _row(f"{path}:{number}", row)
 
 
-def _rows_of_object(value: Any) -> Iterator[tuple[str, Any]]:
-    """{"data": [row, …]}, {"key": row, …}, or one row."""
-    wrapper = next((key for key in WRAPPERS if isinstance(value, dict) and isinstance(value.get(key), list)), None)
-    if wrapper is not None:
-        yield from ((str(number), row) for number, row in enumerate(value[wrapper], start=1))
-    elif isinstance(value, dict) and value and all(isinstance(row, dict) for row in value.values()):
-        yield from ((str(number), row) for number, row in enumerate(value.values(), start=1))
-    else:
-        yield "1", value
+def _rows_of_object(value: Any) -> list[Any]:
+    """Return the rows of {"data": [row, …]} or {"key": row, …}, else the value itself as the only row."""
+    if isinstance(value, dict):
+        for key in WRAPPERS:
+            if isinstance(value.get(key), list):
+                return cast(list[Any], value[key])
+        if value and all(isinstance(row, dict) for row in value.values()):
+            return list(value.values())
+    return [value]
 
 
 def _is_object(text: str) -> bool:
@@ -218,16 +214,16 @@ def _is_object(text: str) -> bool:
         return False
 
 
-def _row(where: str, value: Any) -> SourceRow | QuarantinedRow:
+def _row(location: str, value: Any) -> SourceRow | QuarantinedRow:
     if isinstance(value, dict):
-        return SourceRow(where, value)
-    return QuarantinedRow(where, "not_an_object", f"a {type(value).__name__}, where a row is an object")
+        return SourceRow(location, value)
+    return QuarantinedRow(location, "not_an_object", f"a {type(value).__name__}, where a row is an object")
 
 
-def _not_utf8(where: str, error: UnicodeDecodeError) -> QuarantinedRow:
-    return QuarantinedRow(where, "not_utf8", f"byte 0x{error.object[error.start]:02x} at {error.start}")
+def _not_utf8(location: str, error: UnicodeDecodeError) -> QuarantinedRow:
+    return QuarantinedRow(location, "not_utf8", f"byte 0x{error.object[error.start]:02x} at {error.start}")
 
 
 def one_line(error: BaseException) -> str:
-    """An error's message as the tail of ours."""
+    """Return an error's message as one line of at most 300 characters."""
     return " ".join(str(error).split())[:300] or type(error).__name__

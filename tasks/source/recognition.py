@@ -1,11 +1,11 @@
-"""The adapter that a source's rows need.
+"""The selection of a source's adapter.
 
-`adapter: auto` recognises a known format by the columns of the first rows; `source.columns` maps a foreign one; and
-`adapter: package.module:Class` is a class of the user's own, made without arguments:
+`adapter: auto` recognises a known format by the columns of the first rows; `source.columns` maps the columns of any
+other; `adapter: package.module:Class` names a user's class, which is instantiated without arguments:
 
     class Riddles:
-        reference_columns = ("reply",)  # theta's template must not name them
-        def example(self, row: dict) -> Example:  # tasks.source.example; raise its BadRowError to set a row aside
+        reference_columns = ("reply",)  # hidden from theta's template
+        def example(self, row: dict) -> Example:  # tasks.source.example; raise its BadRowError to quarantine the row
             return Example(question=row["riddle"], answer=row["reply"])
 """
 
@@ -27,18 +27,21 @@ _ALIASES = {"deepscaler": "math"}
 
 
 def choose_adapter(config: SourceConfig, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Adapter:
-    """The adapter that `config` names, or that the `columns` seen in the first `rows` tell. Raises SourceError."""
+    """Return the adapter that `config` names, else the one that matches the `columns` of the first `rows`.
+
+    Raises SourceError.
+    """
     if config.columns is not None:
         if config.adapter != "auto":
             raise SourceError(f"source.columns and source.adapter {config.adapter!r} exclude each other; remove one")
         return _mapped(config.columns, columns)
     if ":" in config.adapter:
-        return _own(config.adapter)
+        return _custom(config.adapter)
     if config.adapter != "auto":
         return _named(config.adapter, columns)
     for adapter in KNOWN_ADAPTERS:
         if adapter.name == "gsm8k" and not any("####" in str(row.get("answer")) for row in rows):
-            continue  # the same columns, but answers that need no cutting: question_answer
+            continue  # question_answer has the same columns, without a #### in the answer
         if any(needed <= set(columns) for needed in adapter.columns):
             return adapter
     raise SourceError(
@@ -84,15 +87,14 @@ def _mapped(mapping: Mapping[str, str], columns: Sequence[str]) -> Adapter:
     return Adapter("columns", example, reference_columns=references)
 
 
-def _own(spec: str) -> Adapter:
+def _custom(spec: str) -> Adapter:
     module_name, _, class_name = spec.partition(":")
     if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # last, so that nothing there shadows a package
+        sys.path.append(os.getcwd())  # last, so that it shadows no package
     try:
-        own = getattr(importlib.import_module(module_name), class_name)()
-        references = frozenset(own.reference_columns)
-        give_example = own.example
-    except Exception as error:  # the user's module may raise anything while it is imported
+        custom = getattr(importlib.import_module(module_name), class_name)()
+        references, convert = frozenset(custom.reference_columns), custom.example
+    except Exception as error:  # importing the user's module may raise anything
         raise SourceError(
             f"source.adapter {spec!r} cannot be used: {type(error).__name__}: {error}; it names a class made without "
             "arguments, with reference_columns and example(row)"
@@ -100,14 +102,15 @@ def _own(spec: str) -> Adapter:
 
     def example(row: Mapping[str, Any]) -> Example:
         try:
-            made = give_example(dict(row))
+            result = convert(dict(row))
         except RowError:
             raise
         except Exception as error:
             raise BadRowError("adapter_failed", f"{spec}: {type(error).__name__}: {error}") from error
-        if not isinstance(made, Example):
-            raise BadRowError("adapter_failed", f"{spec} gave a {type(made).__name__}, no tasks.source.example.Example")
-        return made
+        if not isinstance(result, Example):
+            found = type(result).__name__
+            raise BadRowError("adapter_failed", f"{spec} gave a {found}, no tasks.source.example.Example")
+        return result
 
     return Adapter(spec, example, reference_columns=references)
 

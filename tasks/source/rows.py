@@ -1,4 +1,4 @@
-"""The rows of a source, each with its two prompts."""
+"""A stream of prepared rows: each source row with its id and its two rendered prompts, or quarantined."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ if TYPE_CHECKING:
 
 __all__ = ["PreparedRow", "QuarantinedRow", "SourceReport", "prepare_rows"]
 
-NUM_HEAD_ROWS = 100  # rows looked at before the first is sampled: format, columns, templates
+NUM_HEAD_ROWS = 100  # rows inspected before sampling starts: format, columns, templates
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedRow:
-    """One row, ready to be sampled."""
+    """A row that is ready to be sampled."""
 
-    id: str  # 32 hex digits of the content; equal rows after the first add -1, -2, …
-    fields: dict[str, Any]  # the source's own columns, untouched
+    id: str  # 32 hex digits of the content; equal rows after the first get the suffix -1, -2, …
+    fields: dict[str, Any]  # the source's columns, unchanged
     theta_prompt: str
     teacher_prompt: str
-    messages: list[Message]  # theta's side of the conversation, up to the turn that is sampled
-    example: Example  # the row in the words that the gate compares with
+    messages: list[Message]  # theta's conversation, up to and including the turn to be answered
+    example: Example  # the row in the fields that the quality gate compares with
 
 
 @dataclass(frozen=True, slots=True)
 class SourceReport:
-    """What was recognised, before anything is sampled."""
+    """What was recognised in the source's first rows."""
 
     adapter: str
     columns: tuple[str, ...]  # of the first rows
-    prompts: PromptsConfig  # resolved: both are given
+    prompts: PromptsConfig  # resolved: theta and teacher are both set
     files: tuple[str, ...]
     fingerprint: str  # hex digits of the content and the limit, not of paths
 
@@ -58,19 +58,19 @@ def prepare_rows(
     theta_tokenizer: PreTrainedTokenizerBase,
     teacher_tokenizer: PreTrainedTokenizerBase,
 ) -> tuple[SourceReport, Iterator[PreparedRow | QuarantinedRow]]:
-    """Recognise the source, then prepare its rows as they are asked for.
+    """Recognise the source's format, then return a lazy stream of its prepared rows.
 
-    Memory holds the first rows; which rows came before is counted on the disk. Raises SourceError when the source is
-    missing, empty or unrecognised, TemplateError when a template cannot be compiled, names the reference in theta's
-    prompt, or fails on each of the first rows; while the rows are taken, SourceError when a file cannot be read further
-    and OutputError when the disk is full.
+    Memory holds the first rows only; repeated rows are counted on disk. Raises SourceError if the source is missing,
+    empty or unrecognised, TemplateError if a template cannot be compiled, names the reference in theta's prompt, or
+    fails on each of the first rows; during iteration, SourceError if a file cannot be read further and OutputError if
+    the disk is full.
     """
     opened = open_source(source)
     stream = islice(opened.rows(), source.limit)
     head = list(islice(stream, NUM_HEAD_ROWS))
     readable = [row for row in head if isinstance(row, SourceRow)]
     if not readable:
-        raise SourceError(_why_nothing_is_readable(opened.files, head))
+        raise SourceError(_unreadable_message(opened.files, head))
     columns = tuple(dict.fromkeys(column for row in readable for column in row.fields))
     adapter = choose_adapter(source, columns, [row.fields for row in readable])
     examples = _examples(adapter, readable)
@@ -90,51 +90,46 @@ def _prepared(
     adapter: Adapter, theta: PromptTemplate, teacher: PromptTemplate, rows: Iterable[SourceRow | QuarantinedRow]
 ) -> Iterator[PreparedRow | QuarantinedRow]:
     with Seen() as seen:
-        yield from map(_Preparation(adapter, theta, teacher, seen).prepare, rows)
+        for row in rows:
+            yield row if isinstance(row, QuarantinedRow) else _prepare(adapter, theta, teacher, seen, row)
 
 
-class _Preparation:
-    """Rows to prompts, one after the other; it remembers which rows it has seen."""
-
-    def __init__(self, adapter: Adapter, theta: PromptTemplate, teacher: PromptTemplate, seen: Seen) -> None:
-        self._adapter, self._theta, self._teacher, self._seen = adapter, theta, teacher, seen
-
-    def prepare(self, row: SourceRow | QuarantinedRow) -> PreparedRow | QuarantinedRow:
-        """One row with its prompts, or why it has none."""
-        if isinstance(row, QuarantinedRow):
-            return row
-        row_id = None
-        try:
-            row_id = self._identify(row.fields)
-            example = self._adapter.example(row.fields)
-            fields = template_fields(row.fields, example)
-            theta_prompt = self._theta.render(fields, example.history)
-            teacher_prompt = self._teacher.render(fields, example.history)
-            messages = self._messages(fields, example)
-        except RowError as error:
-            return QuarantinedRow(row.where, error.reason, str(error), row_id)
-        for name, prompt in (("theta", theta_prompt), ("teacher", teacher_prompt)):
+def _prepare(
+    adapter: Adapter, theta: PromptTemplate, teacher: PromptTemplate, seen: Seen, row: SourceRow
+) -> PreparedRow | QuarantinedRow:
+    row_id = None
+    try:
+        row_id = _row_id(row.fields, seen)
+        example = adapter.example(row.fields)
+        fields = template_fields(row.fields, example)
+        prompts = {"theta": theta.render(fields, example.history), "teacher": teacher.render(fields, example.history)}
+        messages = _messages(theta, fields, example)
+        for name, prompt in prompts.items():
             if not prompt.strip():
-                return QuarantinedRow(row.where, EmptyPromptError.reason, f"{name}'s prompt is empty", row_id)
-        return PreparedRow(row_id, row.fields, theta_prompt, teacher_prompt, messages, example)
+                raise EmptyPromptError(f"{name}'s prompt is empty")
+    except RowError as error:
+        return QuarantinedRow(row.location, error.reason, str(error), row_id)
+    return PreparedRow(row_id, row.fields, prompts["theta"], prompts["teacher"], messages, example)
 
-    def _messages(self, fields: dict[str, Any], example: Example) -> list[Message]:
-        """What theta is asked, as turns; a plain template is no turn, so there the question stands for it."""
-        if self._theta.style == "chat":
-            return self._theta.conversation(fields, example.history)
-        asked: list[Message] = [*example.history, {"role": "user", "content": example.question}]
-        return [{"role": turn["role"], "content": self._theta.neutralise(turn["content"])} for turn in asked]
 
-    def _identify(self, fields: dict[str, Any]) -> str:
-        digest = _digest(fields)
-        num_before = self._seen.add(digest)
-        return f"{digest.hex()}-{num_before}" if num_before else digest.hex()
+def _messages(theta: PromptTemplate, fields: dict[str, Any], example: Example) -> list[Message]:
+    """Theta's prompt as a list of turns; with a plain template, the history and the bare question."""
+    if theta.style == "chat":
+        return theta.conversation(fields, example.history)
+    turns: list[Message] = [*example.history, {"role": "user", "content": example.question}]
+    return [{"role": turn["role"], "content": theta.neutralise(turn["content"])} for turn in turns]
+
+
+def _row_id(fields: dict[str, Any], seen: Seen) -> str:
+    digest = _digest(fields)
+    num_before = seen.add(digest)
+    return f"{digest.hex()}-{num_before}" if num_before else digest.hex()
 
 
 def _digest(fields: dict[str, Any]) -> bytes:
-    """16 bytes of a row's content, whatever the order of its columns; a null column is no column.
+    """Return a 16-byte BLAKE2b digest of a row's content, independent of the order of columns and of null columns.
 
-    Raises BadRowError for what is no text, no JSON value and none of Parquet's plain types.
+    Raises BadRowError for invalid text and for values that are neither JSON nor one of Parquet's plain types.
     """
     filled = {column: value for column, value in fields.items() if value is not None}
     try:
@@ -148,7 +143,7 @@ def _digest(fields: dict[str, Any]) -> bytes:
 
 
 def _plain(value: Any) -> dict[str, str]:
-    """A value that JSON lacks, the same in every process (an image's repr would hold its address)."""
+    """Convert a value that JSON lacks, identically in every process (an image's repr would hold its address)."""
     if isinstance(value, bytes | date | time | timedelta | Decimal):
         return {type(value).__name__: repr(value)}
     raise BadRowError("wrong_type", f"a field is a {type(value).__name__}, which has no plain text")
@@ -158,44 +153,37 @@ def _compile(
     model: str, prompt: PromptConfig | None, tokenizer: PreTrainedTokenizerBase, hidden: Collection[str] = ()
 ) -> PromptTemplate:
     assert prompt is not None
-    return PromptTemplate(
-        tokenizer,
-        style=prompt.style,
-        template=prompt.template,
-        system=prompt.system,
-        hidden=hidden,
-        name=f"prompts.{model}.template",
-    )
+    settings = prompt.model_dump(include={"style", "template", "system"})
+    return PromptTemplate(tokenizer, **settings, hidden=hidden, name=f"prompts.{model}.template")
 
 
 def _examples(adapter: Adapter, rows: list[SourceRow]) -> list[tuple[SourceRow, Example]]:
-    """The first rows that the adapter can use; one at least, else it is the wrong adapter."""
+    """Return the first rows that the adapter can convert. Raises SourceError if there is none: the wrong adapter."""
     examples: list[tuple[SourceRow, Example]] = []
-    refusals: list[str] = []
+    failures: list[str] = []
     for row in rows:
         try:
             examples.append((row, adapter.example(row.fields)))
         except RowError as error:
-            refusals.append(f"{row.where}: {error.reason}: {error}")
+            failures.append(f"{row.location}: {error.reason}: {error}")
     if not examples:
-        raise SourceError(f"none of the first {len(rows)} rows can be used as {adapter.name}; {refusals[0]}")
+        raise SourceError(f"none of the first {len(rows)} rows can be used as {adapter.name}; {failures[0]}")
     return examples
 
 
 def _check(template: PromptTemplate, examples: list[tuple[SourceRow, Example]]) -> None:
-    """Refuse a template that no row of the first ones can fill."""
+    """Raise TemplateError if the template fails on every one of the first rows."""
     errors: list[RowError] = []
     for row, example in examples:
         try:
             template.render(template_fields(row.fields, example), example.history)
+            return
         except RowError as error:
             errors.append(error)
-        else:
-            return
     raise TemplateError(str(errors[0])) from errors[0]
 
 
-def _why_nothing_is_readable(files: tuple[str, ...], head: list[SourceRow | QuarantinedRow]) -> str:
+def _unreadable_message(files: tuple[str, ...], head: list[SourceRow | QuarantinedRow]) -> str:
     names = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
     broken = next((row for row in head if isinstance(row, QuarantinedRow)), None)
     if broken is None:

@@ -1,9 +1,8 @@
-"""How often each key came, counted on the disk."""
+"""A disk-backed counter of repeated keys."""
 
 from __future__ import annotations
 
 import sqlite3
-from types import TracebackType
 from typing import Self
 
 from sampling.errors import OutputError
@@ -12,14 +11,14 @@ CACHE_KB = 64 << 10
 
 
 class Seen:
-    """Counts keys in memory that does not grow with their number; used by one thread at a time.
+    """An occurrence counter whose memory does not grow with the number of keys; for one thread at a time.
 
-    A Python set takes 100 bytes a key: 1 GB for 10,000,000 rows. This takes `CACHE_KB` with some 30 bytes a key in a
-    temporary file of SQLite's, at 5 to 8 µs a key.
+    A Python set takes 100 bytes per key: 1 GB for 10,000,000 rows. This takes `CACHE_KB` of memory and some 30 bytes
+    per key in a temporary SQLite file, at 5 to 8 µs per key.
     """
 
     def __init__(self) -> None:
-        """Nothing is seen. The file has no name, and is gone with the connection or the process."""
+        """Create an unnamed temporary database, which SQLite deletes when the connection or the process ends."""
         self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._database.executescript(
             f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -{CACHE_KB};"
@@ -29,13 +28,11 @@ class Seen:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._database.close()
 
     def add(self, key: bytes | str) -> int:
-        """Take a key; how often it had come before. Raises OutputError when the disk is full."""
+        """Count a key; return how often it was added before. Raises OutputError if the disk is full."""
         try:
             if self._database.execute("INSERT OR IGNORE INTO seen VALUES (?, 1)", (key,)).rowcount:
                 return 0

@@ -1,4 +1,4 @@
-"""Where a run's rows come from: local files or a dataset on the Hub."""
+"""A row source: local files or a streamed dataset of the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ FORMAT_NAMES = f"{', '.join(FORMATS)}, each also with .gz"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An opened source; `rows` starts a fresh stream at each call."""
+    """An opened source; each call of `rows` starts a new stream."""
 
     files: tuple[str, ...]
-    fingerprint: str  # 32 hex digits of the content and the limit: the same for a copy under another name
+    fingerprint: str  # 32 hex digits of the content and the limit, independent of the files' names
     rows: Callable[[], Rows]
 
 
 def open_source(config: SourceConfig) -> Source:
-    """Find what `config` names, and fingerprint it. Raises SourceError when it is not there."""
+    """Find the files or dataset of `config` and compute their fingerprint. Raises SourceError if there are none."""
     if config.hub is not None:
         return _open_hub(config, config.hub)
     assert config.path is not None
@@ -36,7 +36,7 @@ def open_source(config: SourceConfig) -> Source:
     if not patterns:
         raise SourceError("source.path is an empty list; name at least one file")
     found = {path.resolve(): path for pattern in patterns for path in _find(pattern)}
-    files = tuple(found.values())  # a file that two patterns match is read once
+    files = tuple(found.values())  # each once, even if two patterns match it
     return Source(
         files=tuple(str(path) for path in files),
         fingerprint=_digest([str(config.limit), *(f"{format_of(path)} {_file_digest(path)}" for path in files)]),
@@ -45,7 +45,7 @@ def open_source(config: SourceConfig) -> Source:
 
 
 def _find(pattern: str) -> list[Path]:
-    """The files that a path, a folder or a glob means, sorted."""
+    """Return the sorted files that a path, a folder or a glob stands for."""
     path = Path(pattern).expanduser()
     if path.is_file():
         if format_of(path) is None:
@@ -55,10 +55,10 @@ def _find(pattern: str) -> list[Path]:
         visible = (file for file in path.rglob("*") if not any(p.startswith(".") for p in file.relative_to(path).parts))
         files = _data_files(visible)
         counts = Counter(format_of(file) for file in files)
-        if len(counts) > 1:  # a README.txt or a manifest.json beside the data is not to be taken for rows
-            seen = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+        if len(counts) > 1:  # a README.txt or manifest.json beside the data is not rows
+            found = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
             raise SourceError(
-                f"source.path {pattern!r} is a folder of several formats ({seen}); name one with a glob such as "
+                f"source.path {pattern!r} is a folder of several formats ({found}); name one with a glob such as "
                 f"'{path}/**/*.{max(counts, key=lambda name: counts[name])}*'"
             )
         if not files:
@@ -91,21 +91,21 @@ def _digest(parts: list[str]) -> str:
 
 
 def _open_hub(config: SourceConfig, hub: str) -> Source:
-    """A dataset of the Hub, streamed: nothing of it is kept but the row in hand."""
-    import datasets  # 2 to 3 s; local files do without it
+    """Open a dataset of the Hub as a stream, without a local copy."""
+    import datasets  # takes 2 to 3 s; local files do not need it
     from huggingface_hub import HfApi, is_offline_mode
     from huggingface_hub.errors import HfHubHTTPError
 
     revision = config.revision
-    try:  # a branch moves: the commit it stands at now is what is read, and what a resumed run must find again
+    try:  # pin a branch to its commit, which a resumed run must find again
         revision = HfApi().dataset_info(hub, revision=config.revision, timeout=10).sha
     except HfHubHTTPError as error:
         raise SourceError(f"source.hub {hub!r} is not readable on the Hub: {one_line(error)}") from error
-    except Exception:  # no network, of any kind: a copy in the cache is read under the revision as given
+    except Exception:  # no network: a cached copy is read under the given revision
         pass
     try:
         stream = datasets.load_dataset(hub, config.subset, split=config.split, revision=revision, streaming=True)
-    except Exception as error:  # datasets raises ValueError, FileNotFoundError, ConnectionError and its own kinds
+    except Exception as error:  # datasets raises ValueError, FileNotFoundError, ConnectionError and its own types
         if is_offline_mode() and isinstance(error, OSError):  # ConnectionError, FileNotFoundError
             raise SourceError(
                 f"source.hub {hub!r} is not in the local cache and HF_HUB_OFFLINE is set; unset it, or give a "

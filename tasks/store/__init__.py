@@ -1,4 +1,4 @@
-"""Files that survive a crash, in a folder or in an object store.
+"""Durable storage: files that survive a crash, in a local folder or an object store.
 
-Every other folder of `tasks` writes through it; it imports nothing but the errors.
+Every other room of `tasks` writes through it. It imports only the errors.
 """

@@ -1,4 +1,4 @@
-"""Files that survive a crash: each is whole under its name, or not there."""
+"""Atomic, durable file writes: a file is complete under its name, or absent."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def write_bytes(path: Path, data: bytes | memoryview, unique_temporary_name: bool = False) -> None:
-    """Write under a temporary name, flush to the disk, rename.
+    """Write a temporary file, fsync it, rename it to `path`, fsync the folder.
 
-    The temporary name is a folder's only one, so that what a crash leaves is overwritten; `among_others`, where other
-    processes write to the same folder, it is the file's own.
+    All files of a folder share one temporary name, so that the next write overwrites what a crash left;
+    `unique_temporary_name` gives the file its own, for a folder that several processes write to.
     """
     temporary = path.parent / (f".{path.name}.writing" if unique_temporary_name else ".writing")
     with open(temporary, "wb") as file:
@@ -32,14 +32,14 @@ def write_bytes(path: Path, data: bytes | memoryview, unique_temporary_name: boo
 
 
 def write_json(path: Path, value: Any, unique_temporary_name: bool = False) -> None:
-    """Write a JSON document durably. NaN and infinities, for which JSON has no word, become text."""
+    """Write a JSON document with `write_bytes`; NaN and infinities, which JSON lacks, are written as strings."""
     value = json.loads(json.dumps(value), parse_constant=str)
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_bytes(path, text.encode(), unique_temporary_name)
 
 
 def read_json(path: Path) -> Any | None:
-    """The document, or None when there is none. Raises OutputError when it cannot be read."""
+    """Return the document, None if there is none. Raises OutputError if it cannot be read."""
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -49,7 +49,7 @@ def read_json(path: Path) -> Any | None:
 
 
 def sync(path: Path) -> None:
-    """Flush a file's content, or the names in a folder, to the disk."""
+    """Fsync a file's content, or a folder's entries."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -58,18 +58,18 @@ def sync(path: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """Hex digest of a file's content."""
+    """Return the hex digest of a file's content."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def output_errors(folder: Path) -> Iterator[None]:
-    """Turn a full disk, or an output folder that cannot be written, into an OutputError."""
+    """Convert OSError, for a full disk or a folder that is not writable, to OutputError."""
     try:
         yield
     except (ConnectionError, TimeoutError):
-        raise  # a closed terminal, or Prefect's server: no matter of the folder
+        raise  # of a closed terminal or Prefect's server, not of the folder
     except OSError as error:
         reason = (error.strerror or str(error)).splitlines()[0]
         if error.errno in DISK_FULL:

@@ -1,7 +1,7 @@
-"""The copy of a local folder in an object store.
+"""A mirror of a local folder in an object store.
 
-The store is the truth, the local folder is scratch: what counts is pushed before it counts, and a file is pulled only
-where the local folder lacks it. Files are immutable, except for a few small ones, which `refresh` fetches anew.
+The store is authoritative, the local folder a cache: files are pushed before they take effect, and pulled only if the
+local folder lacks them. Files are immutable, except for a few small ones, which `refresh` downloads again.
 """
 
 from __future__ import annotations
@@ -9,30 +9,29 @@ from __future__ import annotations
 import os
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from tasks.store.object_store import PATIENCE_S, Store
 
-NUM_THREADS = 8  # at 30 ms a request 1,000 small files take 4 s instead of 30
-FETCHING = ".fetching"  # folder of half-fetched files, in the local folder's root: a rename moves none of them far
-
-Item = TypeVar("Item")
+NUM_THREADS = 8  # at 30 ms per request, 1,000 small files take 4 s instead of 30 s
+PARTIAL = ".fetching"  # folder of partial downloads in the local folder's root, so that a rename is atomic
 
 
 class Mirror:
-    """A local folder with its place in a store; every path is one below `local`.
+    """A local folder paired with a URL; every path argument is below `local`.
 
-    Used from any thread; a spawned process gets its own by pickle. Every method raises OutputError when the store
-    refuses, or is gone for `patience_s` (tasks/store/object_store.py), OSError when the local disk does.
+    Thread-safe; pickles to a spawned process. Every method raises OutputError if the store refuses, or has not
+    responded for `patience_s` (tasks/store/object_store.py), and OSError if the local disk fails.
     """
 
     def __init__(
         self, url: str, local: Path, options: Mapping[str, Any] | None = None, patience_s: float = PATIENCE_S
     ) -> None:
-        """`local` stands for `url`, s3://bucket/prefix; `options` are s3fs's. Nothing is asked yet."""
+        """Pair `local` with `url`, s3://bucket/prefix, without a request; `options` are s3fs's."""
         self.local = local
         self.store = Store(url, options, patience_s)
 
@@ -40,90 +39,88 @@ class Mirror:
         return f"Mirror({self.store.url!r}, {str(self.local)!r})"
 
     def name(self, path: Path) -> str:
-        """What a local path is called in the store."""
+        """Return a local path's object name."""
         name = path.relative_to(self.local).as_posix()
         return "" if name == "." else name
 
     def address(self, path: Path) -> str:
-        """The URL of a local path."""
+        """Return a local path's URL."""
         return self.store.address(self.name(path))
 
     def push(self, path: Path) -> None:
-        """Copy a local file to the store, where it is then whole, or as it was before when this raises."""
+        """Upload a local file, atomically."""
         self.store.upload(path, self.name(path))
 
     def push_tree(self, folder: Path, last: str | None = None, check: Callable[[], None] = lambda: None) -> None:
-        """Copy every file of a folder; the one named `last`, relative to it, when all others are there.
+        """Upload every file of a folder; the one named `last`, relative to it, after all others.
 
         `check` is called before the last one, and may raise.
         """
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        final = [folder / last] if last is not None else []
-        _in_parallel(self.push, [path for path in files if path not in final])
-        for path in final:
+        final = None if last is None else folder / last
+        _in_parallel(self.push, sorted(path for path in folder.rglob("*") if path.is_file() and path != final))
+        if final is not None:
             check()
-            self.push(path)
+            self.push(final)
 
     def pull(self, folder: Path, wanted: Callable[[str], bool] | None = None) -> list[Path]:
-        """Fetch what the local folder lacks, or has in another size; the paths that were fetched.
+        """Download files that are missing locally or differ in size; return their paths.
 
-        `wanted` is asked of each name relative to the folder. No file is under its name before it is whole.
+        `wanted` filters by the name relative to the folder. A file gets its name once it is complete.
         """
-        lacking = [
+        missing = [
             folder / name
             for name, size in self.listing(folder).items()
             if (wanted is None or wanted(name)) and _size(folder / name) != size
         ]
-        _in_parallel(self._fetch, lacking)
-        return lacking
+        _in_parallel(self._download, missing)
+        return missing
 
     def refresh(self, path: Path) -> bool:
-        """Make a small local file what the store holds, which may be nothing; whether there is something."""
+        """Make a small local file equal to the store's, or remove it if the store has none; return whether it has."""
         data = self.read(path)
         if data is None:
             path.unlink(missing_ok=True)
             return False
-        temporary = self._temporary()
-        temporary.write_bytes(data)
-        self._put_in_place(temporary, path)
+        with self._replacing(path) as temporary:
+            temporary.write_bytes(data)
         return True
 
     def exists(self, path: Path) -> bool:
-        """Whether the store holds this file; a folder is its files (see `listing`)."""
+        """Return whether the store holds this file; for a folder, see `listing`."""
         return self.store.size(self.name(path)) is not None
 
     def listing(self, folder: Path) -> dict[str, int]:
-        """Bytes of every file that the store holds below a folder, by their names relative to it."""
+        """Return the sizes in bytes of all stored files under a folder, keyed by their names relative to it."""
         return self.store.listing(self.name(folder))
 
     def remove(self, path: Path) -> None:
-        """Remove a file, or a folder, from the store alone; nothing there is no error."""
+        """Remove a file or a folder from the store only, if it is there."""
         self.store.remove(self.name(path))
 
     def read(self, path: Path) -> bytes | None:
-        """What the store holds of a small file, None where it holds none; the local one is left as it is."""
+        """Read a small file from the store, None if there is none, without touching the local one."""
         stored = self.store.read(self.name(path))
         return None if stored is None else stored.data
 
     def write(self, path: Path, data: bytes) -> None:
-        """Write a small file to the store alone, where it is whole or as it was before."""
+        """Write a small file to the store only, atomically."""
         self.store.write(self.name(path), data)
 
-    def _fetch(self, path: Path) -> None:
-        temporary = self._temporary()
-        try:
+    def _download(self, path: Path) -> None:
+        with self._replacing(path) as temporary:
             self.store.download(self.name(path), temporary)
-            self._put_in_place(temporary, path)
+
+    @contextmanager
+    def _replacing(self, path: Path) -> Iterator[Path]:
+        """Yield a temporary file, renamed to `path` if the block succeeds, else removed."""
+        (self.local / PARTIAL).mkdir(parents=True, exist_ok=True)
+        temporary = self.local / PARTIAL / uuid.uuid4().hex  # unique: two threads may download one file
+        try:
+            yield temporary
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-
-    def _temporary(self) -> Path:
-        (self.local / FETCHING).mkdir(parents=True, exist_ok=True)
-        return self.local / FETCHING / uuid.uuid4().hex  # two threads may fetch one file
-
-    def _put_in_place(self, temporary: Path, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(temporary, path)
 
 
 def _size(path: Path) -> int | None:
@@ -133,19 +130,18 @@ def _size(path: Path) -> int | None:
         return None
 
 
-def _in_parallel(work: Callable[[Item], None], items: Iterable[Item]) -> None:
-    """The work of every item; after an error nothing more is begun, because each would wait for the store again."""
+def _in_parallel(work: Callable[[Path], None], paths: Iterable[Path]) -> None:
+    """Call `work` for every path; start none after an error, because each would wait for the store again."""
     failed = threading.Event()
 
-    def unless_failed(item: Item) -> None:
+    def unless_failed(path: Path) -> None:
         if failed.is_set():
             return
         try:
-            work(item)
+            work(path)
         except BaseException:
             failed.set()
             raise
 
     with ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="mirror") as pool:
-        for _ in pool.map(unless_failed, items):
-            pass
+        list(pool.map(unless_failed, paths))

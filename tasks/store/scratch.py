@@ -1,4 +1,4 @@
-"""A fresh local folder for a process whose files count only in an object store."""
+"""A temporary local folder of one process, for a run whose output is stored in an object store."""
 
 from __future__ import annotations
 
@@ -18,32 +18,31 @@ from sampling.errors import OutputError
 
 LOCK = "lock"
 FILES = "files"
-SWEEP_TIMEOUT_S = 60.0  # another process removes what a killed one left: seconds, for gigabytes
-
+SWEEP_TIMEOUT_S = 60.0  # another process may be removing a killed one's gigabytes, for seconds
 
 _OF_PROCESS = ExitStack()
 atexit.register(_OF_PROCESS.close)
 
 
 def process_scratch() -> Path:
-    """A fresh scratch folder that goes when this process ends."""
+    """Create a scratch folder that is removed when this process ends."""
     return _OF_PROCESS.enter_context(scratch_folder())
 
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """An empty folder of this process alone, removed at the end with all that lies in it.
+    """Create an empty private folder, removed with its content at the end.
 
-    It is <temporary folder>/dual-sampling-<uid>/<random>/files; TMPDIR says where temporary files go. What a killed
-    process left beside is removed first. Raises OutputError when the folder cannot be made, or is somebody else's.
+    It is <temporary folder>/dual-sampling-<uid>/<random>/files, where TMPDIR sets the temporary folder. Folders of
+    killed processes are removed first. Raises OutputError if it cannot be made or its parent belongs to another user.
     """
     parent = Path(tempfile.gettempdir()).resolve() / f"dual-sampling-{os.getuid()}"
     own = parent / uuid.uuid4().hex
-    # Not per thread: Prefect may end a flow in another thread than the one that began it.
+    # Not per thread: Prefect may end a flow in another thread than it began in.
     lock = FileLock(own / LOCK, thread_local=False)
     try:
         _make_private(parent)
-        # Between the making of a folder and its lock nobody sweeps.
+        # No other process sweeps between mkdir and lock.
         with FileLock(parent / LOCK, timeout=SWEEP_TIMEOUT_S):
             _sweep(parent)
             (own / FILES).mkdir(parents=True)
@@ -60,7 +59,7 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def _make_private(parent: Path) -> None:
-    """Whoever may write to the temporary folder could have put a folder, or a link, of that name there."""
+    """Create `parent`, and check its owner and mode: any user could have made a folder or link of that name."""
     parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = parent.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
@@ -70,7 +69,7 @@ def _make_private(parent: Path) -> None:
 
 
 def _sweep(parent: Path) -> None:
-    """Remove the folders whose lock nobody holds: the system drops a process's locks however it ends."""
+    """Remove the folders whose lock is free: the system releases a process's locks however it ends."""
     for folder in parent.iterdir():
         if not folder.is_dir() or folder.is_symlink():
             continue

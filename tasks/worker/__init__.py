@@ -1,4 +1,4 @@
-"""The sampling of shards: the engine in a child process, one Prefect task a shard, the early gate.
+"""Sampling of shards: the engine's process, the Prefect task of one shard, the early quality check.
 
-It imports `tasks.run` for what is on disk and `sampling` for the engine; the flows and `tasks.publish` import it.
+Imports `tasks.run` for the files of a run and `sampling` for the engine; the flows and `tasks.publish` import it.
 """

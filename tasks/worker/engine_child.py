@@ -1,7 +1,4 @@
-"""The engine's own process: loads both models once, then samples shard after shard.
-
-It speaks with the run over a pipe. The end of the pipe is the end of the run, and then it ends too, at once.
-"""
+"""The program of the engine's process: loads both models once, then samples one shard after another."""
 
 from __future__ import annotations
 
@@ -10,10 +7,8 @@ import sampling.environment  # noqa: F401  isort: skip  (before vLLM, torch, tra
 import logging
 import os
 import queue
-import signal
 import sys
 import threading
-import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -24,12 +19,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 from filelock import FileLock
 
-from sampling.config import EngineConfig, MixtureConfig, ModelConfig, SamplingConfig
+from sampling.config import SamplingConfig
 from sampling.errors import OutputError
-from sampling.processes.children import Message, as_message
 from sampling.prompts.dual_prompt import DualPrompt
 from sampling.results import FailedRow
-from sampling.served.config import HttpConfig
+from tasks.config import PipelineConfig
 from tasks.run.parts import PartWriter, Totals
 from tasks.store.durable import DISK_FULL
 from tasks.worker.prometheus import Metrics
@@ -37,18 +31,20 @@ from tasks.worker.prometheus import Metrics
 if TYPE_CHECKING:
     from tasks.store.mirror import Mirror
 
-LOCK_TIMEOUT_S = 60.0  # an engine whose run is dead ends within a second
+LOCK_TIMEOUT_S = 60.0  # the engine of a run that was killed ends within a second
 
 
-def main(descriptor: int) -> None:
-    """Serve the run at the other end of a socket."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run ends this process in order
-    os.set_inheritable(descriptor, False)
-    EngineChild(Connection(descriptor)).serve()
+def serve(connection: Connection) -> None:
+    """Answer the requests of an `EngineProcess` at the other end of a pipe (see `sampling.processes.child`)."""
+    EngineChild(connection).serve()
 
 
 class EngineChild:
-    """One loaded sampler with the shard it is at."""
+    """A loaded sampler with the writer of the shard that it samples.
+
+    Requests are ("load", config, run, lock, mirror), then ("sample", rows, parts, skip) for each shard, and ("stop",)
+    at any time. Replies are "log", "progress" and "done".
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -59,44 +55,43 @@ class EngineChild:
         self._mirror: Mirror | None = None
 
     def serve(self) -> None:
-        """Load, then answer requests until the run says stop or ends. Any error ends the process."""
+        """Load the models, then sample the requested shards until the parent ends. Any error ends the process."""
         threading.Thread(target=self._listen, name="listener", daemon=True).start()
         try:
-            _, settings = self._requests.get()
-            self._mirror = settings["mirror"]
+            _, load = self._requests.get()
+            config: PipelineConfig = load["config"]
+            self._mirror = load["mirror"]
             # Held until this process ends, so that a resumed run can wait for the last commit of a killed one.
-            lock = FileLock(settings["lock"], thread_local=False)
+            lock = FileLock(load["lock"], thread_local=False)
             lock.acquire(timeout=LOCK_TIMEOUT_S)
             from sampling import DualSampler
 
-            to_run = _ToRun(self._send)
+            handler = _LogHandler(self._send)
             for name in ("sampling", "tasks"):
                 logging.getLogger(name).setLevel(logging.INFO)
-                logging.getLogger(name).addHandler(to_run)
+                logging.getLogger(name).addHandler(handler)
             sampler = DualSampler(
-                teacher=ModelConfig(**settings["teacher"]),
-                theta=ModelConfig(**settings["theta"]),
-                mixture=MixtureConfig(**settings["mixture"]),
-                engine=EngineConfig(**settings["engine"]),
-                http=HttpConfig(**settings["http"]),
+                teacher=config.models.teacher,
+                theta=config.models.theta,
+                mixture=config.mixture,
+                engine=config.engine,
+                http=config.http,
             )
-            parameters = SamplingConfig(**settings["sampling"])
-            served = settings["metrics"]
-            if served["port"] is not None:
-                in_flight = settings["engine"]["max_num_seqs"]
-                if settings["theta"]["url"]:
-                    in_flight = settings["http"]["max_in_flight"]
-                self._metrics = Metrics(served["port"], settings["run"], in_flight, served["address"])
+            if (port := config.metrics.port) is not None:
+                in_flight = config.http.max_in_flight if config.models.theta.urls else config.engine.max_num_seqs
+                self._metrics = Metrics(port, load["run"], in_flight, config.metrics.address)
             while True:
                 _, shard = self._requests.get()
-                self._sample(sampler, parameters, shard)
+                self._sample(sampler, config.sampling, shard)
                 self._send("done", {})
         except BaseException as error:
-            traceback.print_exc()
-            sys.stderr.flush()
-            self._keep_finished()
-            self._send("error", _as_message(error))
-            os._exit(1)  # whatever state the engine is in, nothing of it is needed
+            self._commit_finished()
+            self._send_lock.acquire()  # never released: the error is this process's last message
+            if isinstance(error, OSError) and error.errno in DISK_FULL:  # not a fault of the engine
+                raise OutputError(
+                    f"{error.strerror}; finished rows are kept: free space, then run the same command again"
+                ) from error
+            raise
 
     def _listen(self) -> None:
         while True:
@@ -105,7 +100,7 @@ class EngineChild:
             except (EOFError, OSError):
                 os._exit(1)
             if kind == "stop":
-                self._keep_finished()
+                self._commit_finished()
                 os._exit(0)
             self._requests.put((kind, payload))
 
@@ -117,21 +112,21 @@ class EngineChild:
             now = sampler.stats.as_dict()
             if self._metrics is not None:
                 self._metrics.update(now)
-            totals = _since(before, now)
-            metrics = {"num_tokens": int(totals["num_tokens"]), "sampling_s": totals["total_s"]}
-            self._send("progress", {"num_done": num_done, "num_failed": num_failed, **metrics})
+            totals = _difference(before, now)
+            counts = {"num_done": num_done, "num_failed": num_failed, "num_tokens": int(totals["num_tokens"])}
+            self._send("progress", {**counts, "sampling_s": totals["total_s"]})
 
-        writer = self._writer = PartWriter(Path(shard["parts"]), uuid.uuid4().hex, report, self._mirror)
+        writer = self._writer = PartWriter(shard["parts"], uuid.uuid4().hex, report, self._mirror)
         for result in sampler.run(_read_prompts(shard["rows"]), parameters, skip=shard["skip"]):
-            writer.add(result, _since(before, sampler.stats.as_dict()))
+            writer.add(result, _difference(before, sampler.stats.as_dict()))
             num_done += 1
             num_failed += isinstance(result, FailedRow)
         writer.close()
         self._writer = None
         report()
 
-    def _keep_finished(self) -> None:
-        """The last commit; a disk, or a store, that does not take it costs sampling those rows again."""
+    def _commit_finished(self) -> None:
+        """Commit what is finished; rows that the disk or the store refuses now are sampled again."""
         with suppress(OSError, OutputError):
             if self._writer is not None:
                 self._writer.flush()
@@ -141,11 +136,11 @@ class EngineChild:
             with self._send_lock:
                 self._connection.send((kind, payload))
         except OSError:
-            os._exit(1)  # the run is dead
+            os._exit(1)  # the parent has ended
 
 
-class _ToRun(logging.Handler):
-    """Shows this process's own log where the run shows its own, and in the engine's log."""
+class _LogHandler(logging.Handler):
+    """Sends log records to the parent, and prints them into the engine's log file."""
 
     def __init__(self, send: Callable[[str, dict[str, Any]], None]) -> None:
         super().__init__()
@@ -157,21 +152,13 @@ class _ToRun(logging.Handler):
         self._send("log", {"level": record.levelno, "text": text})
 
 
-def _read_prompts(path: str) -> Iterator[DualPrompt]:
+def _read_prompts(path: Path) -> Iterator[DualPrompt]:
     with pq.ParquetFile(path) as rows:
-        for batch in rows.iter_batches(1024, columns=["teacher_prompt", "theta_prompt", "id"]):
+        for batch in rows.iter_batches(1024, columns=["teacher_prompt_ids", "theta_prompt_ids", "id"]):
             for row in batch.to_pylist():
-                yield DualPrompt(teacher=row["teacher_prompt"], theta=row["theta_prompt"], id=row["id"])
+                yield DualPrompt(tuple(row["teacher_prompt_ids"]), tuple(row["theta_prompt_ids"]), row["id"])
 
 
-def _since(before: Totals, now: Totals) -> Totals:
-    """What was done since; a maximum stays the sampler's own."""
+def _difference(before: Totals, now: Totals) -> Totals:
+    """Return the totals since `before`; a maximum remains that of the sampler's whole life."""
     return {name: value if name.startswith("max_") else value - before[name] for name, value in now.items()}
-
-
-def _as_message(error: BaseException) -> Message:
-    """A full disk is no fault of the engine's."""
-    if isinstance(error, OSError) and error.errno in DISK_FULL:
-        text = f"{error.strerror}; finished rows are kept: free space, then run the same command again"
-        return {"error": "OutputError", "text": text}
-    return as_message(error)

@@ -1,4 +1,7 @@
-"""The gate's one look at a run that has just begun, so that a hopeless one costs minutes instead of GPU-days."""
+"""Early quality checks, of a run's prompts before sampling, then of its first completions.
+
+They stop a hopeless run after minutes instead of GPU-days.
+"""
 
 from __future__ import annotations
 
@@ -23,20 +26,21 @@ COLUMNS = ["finish_reason", "num_tokens", "num_forced", "num_fallback"]
 
 def check_prompts(folder: RunFolder, plan: Plan, limits: Limits) -> None:
     """Judge the planned prompts before anything is sampled. Raises RefusedError."""
-    if not (asked := prompt_checks(limits)):
+    if not (checks := prompt_checks(limits)):
         return
-    from validations.gate import judge_metrics  # Great Expectations takes 5-11 s to import; the end needs it too
+    from validations.gate import judge_metrics  # Great Expectations takes 5-11 s to import; publishing needs it too
 
-    facts, sums = read_metadata(folder.work), MetricSums()
+    metadata, sums = read_metadata(folder.work), MetricSums()
     for index in range(plan.num_shards):
         rows = pq.read_table(folder.shard(index).rows, columns=PROMPT_COLUMNS)
-        # What is drawn will stand behind the question.
-        asked_turns = [[*turns, {"role": "assistant", "content": ""}] for turns in rows["messages"].to_pylist()]
-        place, kind = rows.schema.get_field_index("messages"), rows.schema.field("messages").type
-        rows = rows.set_column(place, "messages", pa.array(asked_turns, kind))
-        sums.add_prompts(judge_prompts(rows, facts), [f"row {row}" for row in rows["id"].to_pylist()])
-    metrics = sums.metrics(teacher_sees_reference=facts.teacher_sees_reference)
-    if lines := judge_metrics(metrics, asked, sums.first_rows()):
+        # The checks read conversations that end with the completion.
+        messages = [[*turns, {"role": "assistant", "content": ""}] for turns in rows["messages"].to_pylist()]
+        field = rows.schema.field("messages")
+        index_of_messages = rows.schema.get_field_index(field.name)
+        rows = rows.set_column(index_of_messages, field, pa.array(messages, field.type))
+        sums.add_prompts(judge_prompts(rows, metadata), [f"row {row}" for row in rows["id"].to_pylist()])
+    metrics = sums.metrics(teacher_sees_reference=metadata.teacher_sees_reference)
+    if lines := judge_metrics(metrics, checks, sums.first_rows()):
         raise RefusedError(
             f"{'; '.join(lines)}; nothing was sampled. Look at both prompts (--dry-run) and mend the templates, or"
             " change the limit in validation"
@@ -44,7 +48,7 @@ def check_prompts(folder: RunFolder, plan: Plan, limits: Limits) -> None:
 
 
 class Probe:
-    """Looks at the completions so far, once, as soon as there are `probe_rows` of them."""
+    """A check of the first completions, made once, as soon as there are `probe_rows` of them."""
 
     def __init__(self, folder: RunFolder, limits: Limits) -> None:
         self._folder = folder
@@ -53,7 +57,7 @@ class Probe:
         self._num_done: dict[int, int] = {}
 
     def __call__(self, shard: int, now: Progress) -> None:
-        """Take the figures of a shard so far. Raises RefusedError when the run is hopeless."""
+        """Take the progress of a shard. Raises RefusedError when the run is hopeless."""
         if self._probe_rows is None:
             return
         self._num_done[shard] = now.num_done - now.num_failed
@@ -62,10 +66,10 @@ class Probe:
         rows = self._committed()
         if len(rows) < self._probe_rows:
             return
-        from validations.gate import judge_metrics  # Great Expectations takes 5-11 s to import; the end needs it too
+        from validations.gate import judge_metrics  # Great Expectations takes 5-11 s to import
 
         self._probe_rows = None
-        if lines := judge_metrics(_figures(rows), self._checks):
+        if lines := judge_metrics(_metrics(rows), self._checks):
             work = self._folder.address(self._folder.work)
             raise RefusedError(
                 f"{'; '.join(lines)}; the first {len(rows)} completions leave no hope, so the run was stopped. What is"
@@ -74,16 +78,15 @@ class Probe:
             )
 
     def _committed(self) -> pa.Table:
-        """The completions that are safe on the disk."""
+        """Return the committed completions of all shards with progress."""
         for index in self._num_done:
             self._folder.shard(index).download()
-        # A complete shard has its parts still; its table may be damaged, which is mended when its turn comes.
-        tables = [read_parts(self._folder.shard(index).parts).table for index in self._num_done]
+        tables = (read_parts(self._folder.shard(index).parts).table for index in self._num_done)
         return pa.concat_tables(table.select(COLUMNS) for table in tables)
 
 
-def _figures(rows: pa.Table) -> dict[str, float | int | None]:
-    """Fallback among the tokens that could be mixed, completions that came to an end."""
+def _metrics(rows: pa.Table) -> dict[str, float | int | None]:
+    """Return the shares of fallback among tokens that are not forced, and of completions that ended by themselves."""
     num_tokens, num_forced, num_fallback = (pc.sum(rows[name]).as_py() for name in COLUMNS[1:])
     num_ended = pc.sum(pc.not_equal(rows["finish_reason"], "length")).as_py()
     free = num_tokens - num_forced

@@ -1,4 +1,4 @@
-"""What the engine's process tells a Prometheus that asks it."""
+"""A Prometheus exporter for the totals of one sampler."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ PARTS = {"theta_s": "theta", "teacher_s": "teacher", "mixing_s": "mixing"}
 
 
 class Metrics(Collector):
-    """The totals of one sampler, served over HTTP from a thread of their own.
+    """An HTTP server of one sampler's totals, in a thread.
 
-    `port` 0 takes any free one. A port that is taken costs a warning, not the run: `self.port` is None then.
+    `port` 0 takes any free one. A port in use logs a warning and sets `self.port` to None; the run goes on.
     """
 
     def __init__(self, port: int, run: str, max_num_seqs: int, address: str = "127.0.0.1") -> None:
         self._run = run
         self._max_num_seqs = max_num_seqs
-        self._interval: tuple[Totals, Totals] = ({}, {})  # before and after the steps that were last
+        self._interval: tuple[Totals, Totals] = ({}, {})  # totals before and after the last steps
         registry = CollectorRegistry()
         registry.register(self)
         try:
@@ -45,15 +45,15 @@ class Metrics(Collector):
             self.port = server.server_port
 
     def update(self, totals: Totals) -> None:
-        """Take what `SamplingStats.as_dict` gives."""
+        """Take the current totals, as of `SamplingStats.as_dict`."""
         before, now = self._interval
         self._interval = (now if totals["num_steps"] > now.get("num_steps", 0) else before, totals)
 
     def collect(self) -> Iterator[Metric]:
-        """Counters since the engine was loaded, gauges of its last steps between two updates."""
+        """Yield counters since the engine was loaded, then gauges over its last steps between two updates."""
         before, now = self._interval
-        for name, (word, meaning) in COUNTERS.items():
-            counter = CounterMetricFamily(f"dual_sampling_{word}", meaning, labels=["run"])
+        for name, (suffix, meaning) in COUNTERS.items():
+            counter = CounterMetricFamily(f"dual_sampling_{suffix}", meaning, labels=["run"])
             counter.add_metric([self._run], now.get(name, 0))
             yield counter
         parts = CounterMetricFamily("dual_sampling_part_seconds", "Engine seconds by part.", labels=["run", "part"])
@@ -63,17 +63,17 @@ class Metrics(Collector):
         num_tokens, num_steps, seconds = (
             now.get(name, 0) - before.get(name, 0) for name in ("num_tokens", "num_steps", "total_s")
         )
-        yield self._gauge("max_rows_in_flight", "The engine's max_num_seqs.", self._max_num_seqs)
-        yield self._gauge("tokens_per_second", "Tokens drawn a second of the engine.", _ratio(num_tokens, seconds))
-        # A step draws one token for each row that runs (a pair of servers: for each row whose replies are there).
-        fill = _ratio(num_tokens, num_steps * self._max_num_seqs)
-        yield self._gauge("batch_fill", "Rows that a step draws for, as a share of max_num_seqs.", fill)
-
-    def _gauge(self, name: str, meaning: str, value: float) -> Metric:
-        gauge = GaugeMetricFamily(f"dual_sampling_{name}", meaning, labels=["run"])
-        gauge.add_metric([self._run], value)
-        return gauge
-
-
-def _ratio(value: float, whole: float) -> float:
-    return value / whole if whole else 0.0
+        max_num_tokens = num_steps * self._max_num_seqs
+        # A step draws one token for each running row (a pair of servers: for each row whose replies have arrived).
+        for name, meaning, value in (
+            ("max_rows_in_flight", "The engine's max_num_seqs.", self._max_num_seqs),
+            ("tokens_per_second", "Tokens drawn a second of the engine.", num_tokens / seconds if seconds else 0.0),
+            (
+                "batch_fill",
+                "Rows that a step draws for, as a share of max_num_seqs.",
+                num_tokens / max_num_tokens if max_num_tokens else 0.0,
+            ),
+        ):
+            gauge = GaugeMetricFamily(f"dual_sampling_{name}", meaning, labels=["run"])
+            gauge.add_metric([self._run], value)
+            yield gauge

@@ -1,4 +1,7 @@
-"""One shard: its rows sampled, then joined with what the source says of them."""
+"""The Prefect task that samples one shard.
+
+A shard is complete when its summary, shard.json, is written.
+"""
 
 from __future__ import annotations
 
@@ -17,32 +20,32 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
 from sampling.errors import EngineError, UnsupportedVllmError
-from sampling.processes.children import as_message, from_message
+from sampling.processes.errors import as_message, from_message
 from sampling.record import RECORD_SCHEMA
 from tasks.config import ShardsConfig
-from tasks.run.columns import PREFIX, published_names, write_table
+from tasks.run.columns import PREFIX, published_names
 from tasks.run.folder import RunFolder
 from tasks.run.pace import PER_SHARD, Pace, coarse
-from tasks.run.parts import Failure, Parts, Totals, read_parts
+from tasks.run.parts import Failure, Key, Parts, Totals, is_whole, read_parts
 from tasks.run.progress import Progress
 from tasks.run.shard_folder import ShardFolder
-from tasks.store.durable import output_errors, read_json, sha256_of, write_json
+from tasks.store.durable import output_errors, read_json, write_json
 from tasks.worker.engine_process import EngineProcess
 
 logger = logging.getLogger(__name__)
 
 MAX_DELAY_S = 60.0
-MAX_DELAYS = 50  # Prefect's own limit; the last one is repeated
+MAX_DELAYS = 50  # Prefect's limit; it repeats the last one
 LEADING = ("id", "sample_idx")
 
 
 @dataclass(frozen=True, slots=True)
 class ShardSummary:
-    """What became of a shard's rows."""
+    """The content of shard.json, but for the failures."""
 
-    num_rows: int  # completions in the table
-    sha256: str  # of the table
-    totals: Totals  # of the engine, over all attempts
+    num_rows: int  # finished completions
+    parts: list[str]  # file names, each with a digest of its content
+    totals: Totals  # of the sampler, over all attempts
     num_attempts: int
     num_set_aside: int  # damaged parts
     num_duplicates: int
@@ -51,35 +54,52 @@ class ShardSummary:
 
 
 def read_summary(shard: ShardFolder) -> ShardSummary | None:
-    """The summary of a complete shard, or None when it is not complete, or its table is damaged."""
-    values = read_json(shard.summary)
-    if values is None:
+    """Return the summary of a shard; None when it is not complete, or a part of it is damaged."""
+    if (values := read_json(shard.summary)) is None:
         return None
-    if not shard.table.is_file() or sha256_of(shard.table) != values["sha256"]:
-        logger.warning("shard %s: its table is damaged, made again from the parts", shard.path.name)
+    if damaged := [name for name in values["parts"] if not is_whole(shard.parts / name)]:
+        logger.warning("shard %s: %s is damaged, its rows are sampled again", shard.path.name, damaged[0])
         return None
     del values["failures"]
     return ShardSummary(**values)
 
 
 def read_failures(shard: ShardFolder) -> list[Failure]:
-    """The completions of a complete shard that could not be sampled."""
-    values = read_json(shard.summary)
-    assert values is not None, "read only from complete shards"
-    return [Failure(**failure) for failure in values["failures"]]
+    """Return the completions of a complete shard that could not be sampled."""
+    return [Failure(**failure) for failure in _read_complete(shard)["failures"]]
+
+
+def read_table(shard: ShardFolder) -> pa.Table:
+    """Return a complete shard's completions as the published columns, in the order of the planned rows.
+
+    Raises OutputError when a part is missing or damaged.
+    """
+    parts = read_parts(shard.parts, _read_complete(shard)["parts"])
+    rows = pq.read_table(shard.rows)
+    indices = {key: i for i, key in enumerate(parts.keys())}
+    samples = range(1 + max((sample_idx for _, sample_idx in indices), default=0))
+    row_ids = enumerate(rows["id"].to_pylist())
+    found = [(i, indices[row, k]) for i, row in row_ids for k in samples if (row, k) in indices]
+    row_indices, part_indices = (pa.array([pair[side] for pair in found], pa.int64()) for side in (0, 1))
+    return to_dataset(rows.take(row_indices), parts.table.take(part_indices))
+
+
+def _read_complete(shard: ShardFolder) -> dict[str, Any]:
+    values: dict[str, Any] | None = read_json(shard.summary)
+    assert values is not None, "the shard must be complete"
+    return values
 
 
 def give_up(shard: ShardFolder, error: EngineError) -> None:
-    """Say why a shard is not sampled any more, so that other shards go on."""
+    """Record why a shard is given up, so that the other shards are still sampled."""
     message = as_message(error)
     write_json(shard.failure, {**message, "text": f"{message['text']} (on {socket.gethostname()})"})
     shard.upload(shard.failure)
 
 
 def read_failure(shard: ShardFolder) -> EngineError | None:
-    """Why a shard was given up; None for one that was not."""
-    values = read_json(shard.failure)
-    if values is None:
+    """Return why a shard was given up; None for one that was not."""
+    if (values := read_json(shard.failure)) is None:
         return None
     error = from_message(values)
     assert isinstance(error, EngineError)
@@ -87,14 +107,13 @@ def read_failure(shard: ShardFolder) -> EngineError | None:
 
 
 def retry_options(shards: ShardsConfig) -> dict[str, Any]:
-    """How often, after which pauses, a failed shard gets a fresh engine."""
-    # 2.0**retries itself would overflow past 1023, and only the first few pauses are below the limit.
+    """Return the retry options of `sample_shard`: delays double up to MAX_DELAY_S."""
     delays = [min(MAX_DELAY_S, shards.retry_delay_s * 2**i) for i in range(min(shards.retries, MAX_DELAYS))]
     return {"retries": shards.retries, "retry_delay_seconds": delays or None}
 
 
-def _may_help(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """A fresh engine cures a broken one: no configuration, no bug, no vLLM that lacks what lockstep needs."""
+def _is_retried(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Return whether a fresh engine may help: not against a wrong configuration, a bug, or an unsupported vLLM."""
     return isinstance(state.data, EngineError) and not isinstance(state.data, UnsupportedVllmError)
 
 
@@ -102,7 +121,7 @@ def _may_help(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     name="sample-shard",
     task_run_name="sample-shard-{index:05d}",
     cache_policy=NO_CACHE,
-    retry_condition_fn=_may_help,
+    retry_condition_fn=_is_retried,
 )
 def sample_shard(
     folder: RunFolder,
@@ -112,9 +131,10 @@ def sample_shard(
     on_progress: Callable[[int, Progress], None],
     following: int | None = None,
 ) -> ShardSummary:
-    """Sample what is not finished yet of a shard, and complete it, while the engine begins the `following` one.
+    """Sample the unfinished completions of a shard and complete it, while the engine begins the `following` one.
 
-    `on_progress` is given the shard with the figures of its completions so far. Raises what the engine raises.
+    `on_progress` is called with the shard's index and its progress, earlier attempts included. Raises the errors of
+    `EngineProcess.sample`.
     """
     shard = folder.shard(index)
     if (summary := read_summary(shard)) is not None:
@@ -123,20 +143,18 @@ def sample_shard(
         return summary
     with output_errors(folder.work):
         parts = Parts(RECORD_SCHEMA.empty_table()) if engine.is_at(shard) else read_parts(shard.parts)
-        ids = pq.read_table(shard.rows, columns=["id"])["id"].to_pylist()
-        done, failed = parts.done(), len(parts.failures)
-        on_progress(index, Progress(len(done), failed))
-        if any((row, k) not in done for row in ids for k in range(num_samples)):
+        done, num_failed = parts.done(), len(parts.failures)
+
+        def report(now: Progress) -> None:
+            both = replace(now, num_done=len(done) + now.num_done, num_failed=num_failed + now.num_failed)
+            on_progress(index, both)
+
+        report(Progress(0, 0))
+        if not done.issuperset(_planned(shard, num_samples)):
             try:
-                engine.sample(
-                    shard,
-                    done,
-                    lambda now: on_progress(
-                        index, replace(now, num_done=len(done) + now.num_done, num_failed=failed + now.num_failed)
-                    ),
-                )
+                engine.sample(shard, done, report)
             except EngineError as error:
-                logger.warning("shard %05d: %s", index, error)  # Prefect's pages show what is raised, the terminal this
+                logger.warning("shard %05d: %s", index, error)  # for the terminal; Prefect's UI shows the exception
                 raise type(error)(f"shard {index:05d}: {error}") from error
             if following is not None and _is_untouched(folder.shard(following)):
                 engine.begin(folder.shard(following))
@@ -144,34 +162,28 @@ def sample_shard(
         return complete(shard, num_samples, parts)
 
 
+def _planned(shard: ShardFolder, num_samples: int) -> list[Key]:
+    ids = pq.read_table(shard.rows, columns=["id"])["id"].to_pylist()
+    return [(row, k) for row in ids for k in range(num_samples)]
+
+
 def _is_untouched(shard: ShardFolder) -> bool:
     return not shard.is_ended() and shard.parts.is_dir() and not any(shard.parts.iterdir())
 
 
 def complete(shard: ShardFolder, num_samples: int, parts: Parts) -> ShardSummary:
-    """Write the shard's table, in the order of its rows, then its summary.
+    """Write the shard's summary, which completes it.
 
     Raises EngineError when a row is neither finished nor failed.
     """
-    rows = pq.read_table(shard.rows)
-    places = {key: i for i, key in enumerate(parts.keys())}
+    done, planned = parts.done(), _planned(shard, num_samples)
+    if left_out := next((key for key in planned if key not in done), None):
+        raise EngineError(f"shard {shard.path.name}: the engine left out row {left_out[0]}, sample {left_out[1]}")
     failed = {(failure.id, failure.sample_idx): failure for failure in parts.failures}
-    row_places, part_places, failures = [], [], []
-    for i, row in enumerate(rows["id"].to_pylist()):
-        for key in ((row, k) for k in range(num_samples)):
-            if key in places:
-                row_places.append(i)
-                part_places.append(places[key])
-            elif key in failed:
-                failures.append(failed[key])
-            else:
-                raise EngineError(f"shard {shard.path.name}: the engine left out row {key[0]}, sample {key[1]}")
-    table = to_dataset(rows.take(pa.array(row_places, pa.int64())), parts.table.take(pa.array(part_places, pa.int64())))
-    write_table(shard.table, table)
-    shard.upload(shard.table)
+    failures = [failed[key] for key in planned if key in failed]
     summary = ShardSummary(
-        num_rows=len(table),
-        sha256=sha256_of(shard.table),
+        num_rows=len(planned) - len(failures),
+        parts=parts.names,
         totals=parts.totals,
         num_attempts=parts.num_attempts,
         num_set_aside=parts.num_set_aside,
@@ -185,7 +197,7 @@ def complete(shard: ShardFolder, num_samples: int, parts: Parts) -> ShardSummary
 
 
 def to_dataset(rows: pa.Table, records: pa.Table) -> pa.Table:
-    """Planned rows beside their completions, as the published columns; both [N], row for row."""
+    """Return planned rows with their completions as the published columns; both tables are [N], row for row."""
     columns: dict[str, pa.ChunkedArray | pa.Array] = {name: records[name] for name in LEADING}
     names = published_names(name.removeprefix(PREFIX) for name in rows.column_names if name.startswith(PREFIX))
     columns |= {published: rows[f"{PREFIX}{name}"] for name, published in names.items()}

@@ -1,4 +1,4 @@
-"""The watch over an engine that is alive but does nothing any more."""
+"""A watchdog for an engine whose process is alive but makes no progress."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from collections.abc import Callable, Hashable
 
 from sampling.errors import EngineStalledError
 
-ASLEEP_S = 10.0  # it is shown something every second
+ASLEEP_S = 10.0  # between two calls of `see`, which come every second
 
 
 class Watchdog:
-    """Ends the wait for an engine once what it shows has stayed the same for `limit_s` seconds.
+    """Raises EngineStalledError once the engine's progress has stayed the same for `limit_s` seconds.
 
-    Progress counts, not time: a shard may take a week, as long as tokens come.
+    A shard may take a week, as long as tokens come.
     """
 
     def __init__(self, limit_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit_s = limit_s
         self._clock = clock
-        self._seen: Hashable = None
-        self._since = self._looked = clock()
+        self._progress: Hashable = None
+        self._changed_at = self._seen_at = clock()
 
     def see(self, progress: Hashable) -> None:
-        """Take what the engine shows now. Raises EngineStalledError."""
+        """Compare the engine's progress with the last one. Raises EngineStalledError."""
         now = self._clock()
-        if now - self._looked > ASLEEP_S:  # we slept: a suspended machine, Ctrl-Z
-            self._since += now - self._looked
-        self._looked = now
-        if progress != self._seen:
-            self._seen, self._since = progress, now
-        elif now - self._since >= self._limit_s:
+        if now - self._seen_at > ASLEEP_S:  # this process slept: a suspended machine, Ctrl-Z
+            self._changed_at += now - self._seen_at
+        self._seen_at = now
+        if progress != self._progress:
+            self._progress, self._changed_at = progress, now
+        elif now - self._changed_at >= self._limit_s:
             raise EngineStalledError(
                 f"the engine has drawn no token, finished no row, written no line of its log for {self._limit_s:g} s,"
                 " so it is ended; raise shards.stall_timeout_s if its steps take that long"

@@ -1,10 +1,10 @@
-"""How far q* of two servers' top-k is from the exact q*.
+"""A measurement of how far q* of two servers' top-k replies is from the exact q*.
 
     python -m tests.bench.http_error
 
-Serves the demo's two models on this machine, draws completions of held-out problems asking for all ids, then asks at
-every position for the k likeliest ids only. The distance is total variation: 0.01 means that one token in a hundred
-may be another one.
+Serves the demo's two models on this machine, draws completions of held-out problems from the logprobs of all ids, then
+requests the k likeliest ids alone at every position. The distance is total variation: at 0.01, one token in a hundred
+may differ.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sampling.environment  # noqa: F401  isort: skip
 import argparse
 import asyncio
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from flows.demo.problems import generate_problems
@@ -25,7 +26,7 @@ from tests.sampling.served.distances import distances
 from tests.sampling.served.servers import free_port
 
 MODELS = Path(__file__).parents[2] / "flows" / "demo" / "models"
-WIDE = 1.5  # the trained models are sure: at this temperature the tails are heavy
+WIDE = 1.5  # the trained models' distributions are sharp: at this temperature their tails are heavy
 
 
 def main() -> None:
@@ -48,25 +49,25 @@ def main() -> None:
         )
         print("|---|---|---|---|---|---|---|---|---|")
         for temperature in (1.0, WIDE):
-            questions, num_ids = _questions(urls, args.problems, temperature)
+            requests, num_ids = _requests(urls, args.problems, temperature)
             for preset in ("balanced", "exploratory"):
                 mixture = MixtureConfig.preset(preset)
                 top_p = mixture.target_top_p if mixture.trust_region else None
-                asked = [LogprobRequest(q.key, q.theta_ids, q.teacher_ids, q.temperature, top_p) for q in questions]
+                sent = [replace(request, target_top_p=top_p) for request in requests]
                 for top_k in args.top_k:
                     http = HttpConfig(top_k=top_k, max_tail_mass=1.0)  # never more than k
-                    found = asyncio.run(distances(urls, num_ids, asked, http, mixture))
+                    found = asyncio.run(distances(urls, num_ids, sent, http, mixture))
                     print(
                         f"| {temperature} | {preset} | {top_k} | {found.q.mean():.1e} | {found.q.max():.1e}"
                         f" | {found.q_bound.mean():.1e} | {found.js.max():.1e} | {found.alpha.max():.1e}"
                         f" | {found.num_requests:.1f} |",
                         flush=True,
                     )
-        print(f"\n{len(questions)} positions, {num_ids} ids")
+        print(f"\n{len(requests)} positions, {num_ids} ids")
 
 
-def _questions(urls: tuple[str, str], num_problems: int, temperature: float) -> tuple[list[LogprobRequest], int]:
-    """Every position of drawn completions."""
+def _requests(urls: tuple[str, str], num_problems: int, temperature: float) -> tuple[list[LogprobRequest], int]:
+    """Return a request for every position of drawn completions, and the number of ids."""
     rows = [
         DualPrompt(
             teacher=f"Q: {problem['question']}\nHint: {problem['answer']}\nA:",
@@ -87,12 +88,12 @@ def _questions(urls: tuple[str, str], num_problems: int, temperature: float) -> 
             for row in rows
             if isinstance(row.theta, str) and isinstance(row.teacher, str)
         ]
-    questions = [
-        LogprobRequest(number, theta + out.token_ids[:place], teacher + out.token_ids[:place], temperature, None)
+    requests = [
+        LogprobRequest(number, theta + out.token_ids[:index], teacher + out.token_ids[:index], temperature, None)
         for number, (out, (theta, teacher)) in enumerate(zip(outs, prompts, strict=True))
-        for place in range(len(out.token_ids))
+        for index in range(len(out.token_ids))
     ]
-    return questions, num_ids
+    return requests, num_ids
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""The kernel beside plain torch: milliseconds of a step with all diagnostics, largest differences of the figures.
+"""A benchmark of the kernel against plain torch: milliseconds a step, largest differences of the diagnostics.
 
     python -m tests.bench.kernel                                   # on a GPU: [256, 151936] bfloat16
     python -m tests.bench.kernel --rows 32 256 --num-ids 151936 --scales 0.04 2 4 zipf
     TRITON_INTERPRET=1 python -m tests.bench.kernel --rows 2 --num-ids 300 --repeats 1    # on a CPU: the script itself
 
-Logits are normal with a standard deviation (0.04: as dummy weights give), or fall with the rank's logarithm (zipf:
-about a language model's). Times are medians of CUDA events over rotating inputs, so that the L2 cache holds none.
+Logits are normal with a given standard deviation (0.04: as dummy weights give), or fall with the rank's logarithm
+(zipf: about a language model's). Times are medians of CUDA events over rotating inputs that the L2 cache does not hold.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from sampling import MixtureConfig, SamplingConfig
-from sampling.mixture.kernel.launch import COLUMNS, DEFAULT_TILES, Tiles, draw
+from sampling.mixture.kernel.launch import DEFAULT_TILES, Tiles, draw
+from sampling.mixture.torch_draw import COLUMNS
 from tests.sampling.mixture.kernel.cases import Case
 from tests.sampling.mixture.kernel.plain import plain
 
@@ -30,7 +31,7 @@ CHECKED_ROWS = 8  # plain torch takes 12 float64 tensors of [rows, ids]
 
 
 def main() -> None:
-    """Measure every combination; print a line each."""
+    """Measure every combination and print one line each."""
     options = _options()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tiles = Tiles(64, 64, 16, 128, 1)
@@ -55,34 +56,34 @@ def _measure(label: str, inputs: list[Any], config: MixtureConfig, options: argp
     positions = torch.ones(rows, dtype=torch.int64, device=device)
     keys = torch.arange(rows, device=device) * 7919
 
-    def step(place: int) -> tuple[Tensor, Tensor]:
-        theta, teacher = inputs[place]
+    def step(index: int) -> tuple[Tensor, Tensor]:
+        theta, teacher = inputs[index]
         return draw(theta, teacher, positions, keys, options.num_ids, config, sampling, tiles)
 
     kernel_ms = _median_ms(step, options.repeats, device)
     few = min(rows, CHECKED_ROWS)
     theta, teacher = (side[:few].cpu() for side in inputs[0])
     case = Case("bench", theta, teacher, config, sampling, options.num_ids)
-    got_tokens, got = draw(
+    tokens, diagnostics = draw(
         inputs[0][0][:few], inputs[0][1][:few], case.positions.to(device), case.keys.to(device),
         options.num_ids, config, sampling, tiles,
     )  # fmt: skip
-    tokens, metrics = plain(case, str(device))
-    errors = (got.cpu() - metrics).abs().nan_to_num(0.0).amax(dim=0).tolist()
+    expected_tokens, expected = plain(case, str(device))
+    errors = (diagnostics.cpu() - expected).abs().nan_to_num(0.0).amax(dim=0).tolist()
     worst = "  ".join(f"{name} {error:.0e}" for name, error in zip(COLUMNS, errors, strict=True) if error > 1e-8)
     torch_ms = float("nan")
     if not options.no_torch:
         whole = replace(case, theta=inputs[0][0], teacher=inputs[0][1])
         torch_ms = _median_ms(lambda _: plain(whole, str(device)), min(options.repeats, 3), device)
-    same = int((got_tokens.cpu() == tokens).sum())
+    same = int((tokens.cpu() == expected_tokens).sum())
     method = config.alpha_method
     print(f"{label}  {config.preset_name:12s} {method:12s} {kernel_ms:10.3f} {torch_ms:9.1f}  {same}/{few}  {worst}")
 
 
 def _median_ms(step: Callable[[int], object], repeats: int, device: torch.device) -> float:
-    for place in range(NUM_INPUTS):
-        step(place)
-    taken = []
+    for index in range(NUM_INPUTS):
+        step(index)
+    times_ms = []
     for turn in range(repeats):
         if device.type == "cuda":
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -90,16 +91,16 @@ def _median_ms(step: Callable[[int], object], repeats: int, device: torch.device
             step(turn % NUM_INPUTS)
             end.record()
             torch.cuda.synchronize()
-            taken.append(begin.elapsed_time(end))
+            times_ms.append(begin.elapsed_time(end))
         else:
             start = time.perf_counter()
             step(turn % NUM_INPUTS)
-            taken.append((time.perf_counter() - start) * 1e3)
-    return median(taken)
+            times_ms.append((time.perf_counter() - start) * 1e3)
+    return median(times_ms)
 
 
 def _logits(rows: int, num_ids: int, scale: str, dtype: str, device: str, seed: int) -> tuple[Tensor, Tensor]:
-    """Both models' logits [rows, num_ids], half of the teacher's shared with theta's."""
+    """Return both models' logits [rows, num_ids], half of the teacher's shared with theta's."""
     generator = torch.Generator(device).manual_seed(seed)
 
     def noise() -> Tensor:

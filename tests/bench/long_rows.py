@@ -1,10 +1,10 @@
-"""What a step takes as rows grow: 500, 8,000, 32,000 tokens.
+"""A benchmark of the time per step as rows grow: 500, 8,000, 32,000 tokens.
 
     python -m tests.bench.long_rows [--rows 4] [--max-tokens 32000]
 
-Two random tiny models, so that attention, the only part that may grow, does not hide the others. Printed: wall
-milliseconds a step around each length, of the two models (attention with them), of mixing, of all the rest: admission,
-vLLM's book-keeping, tokens on their way into rows, detokenisation for a stop string that never comes.
+Two random tiny models, so that attention, the only part that may grow, does not hide the others. Prints wall
+milliseconds per step around each length: of the two models with their attention, of mixing, and of the rest, which is
+admission, vLLM's book-keeping, appending tokens to rows, and detokenisation for a stop string that never occurs.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pathlib import Path
 from sampling import DualPrompt, DualSampler, EngineConfig, MixtureConfig, ModelConfig, SamplingConfig
 from tests.tiny import make_model
 
-WINDOW = 200  # steps that a figure is the mean of
+WINDOW = 200  # steps that a printed time is the mean of
 LENGTHS = (500, 2_000, 8_000, 16_000, 32_000)
 PARTS = ("theta_s", "teacher_s", "mixing_s", "total_s")
 
 
 def main() -> None:
-    """Sample, print a table."""
+    """Sample and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--max-tokens", type=int, default=32_000)
@@ -50,17 +50,17 @@ def main() -> None:
 
 
 def _record(sampler: DualSampler, num_rows: int, max_tokens: int) -> list[tuple[float, ...]]:
-    """The totals after every step; in place of the sampler's own clock, the wall's, which sees the caller too."""
+    """Return the totals after every step, with wall time, which includes the caller, in place of `total_s`."""
     moments: list[tuple[float, ...]] = []
     step = sampler._engine.step
 
-    def recorded() -> None:
+    def record_step() -> None:
         step()
         stats = sampler.stats.as_dict()
         moments.append((*(stats[name] for name in PARTS[:-1]), time.perf_counter()))
 
-    sampler._engine.step = recorded  # type: ignore[method-assign]
-    rows = [DualPrompt("a long story", "a story", id=str(place)) for place in range(num_rows)]
+    sampler._engine.step = record_step  # type: ignore[method-assign]
+    rows = [DualPrompt("a long story", "a story", id=str(index)) for index in range(num_rows)]
     sampling = SamplingConfig(max_tokens=max_tokens, stop=("never there, never",))
     sampler.generate(rows, sampling, mixture=MixtureConfig.preset("balanced"), progress=False)
     return moments

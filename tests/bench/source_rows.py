@@ -1,8 +1,8 @@
-"""Time and memory of reading a source of many rows: prompts made, repeats told apart, and planned if wanted.
+"""Benchmark of time and memory for preparing, and optionally planning, a source of many rows.
 
     python -m tests.bench.source_rows [--rows 10000000] [--format jsonl | parquet] [--shard-rows 1000] [--folder DIR]
 
-With `--shard-rows` the rows are planned into shards of so many; without, they are only prepared.
+With `--shard-rows` the rows are planned into shards of that size; without it, they are only prepared.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-BLOCK = 100_000  # rows written at once
-REPEAT_EVERY = 100  # one row in so many is there a second time
-MARKS = 10  # lines printed
+BLOCK = 100_000  # rows per write
+REPEAT_EVERY = 100  # one row in this many is a repeat
+NUM_REPORTS = 10  # progress lines printed
 
 
 def write_source(path: Path, num_rows: int) -> None:
-    """Rows of some 60 bytes."""
+    """Write rows of some 60 bytes."""
     writer: pq.ParquetWriter | None = None
     for start in range(0, num_rows, BLOCK):
         numbers = (i // 2 + 1 if i % REPEAT_EVERY == 0 else i for i in range(start, min(start + BLOCK, num_rows)))
@@ -43,7 +43,7 @@ def write_source(path: Path, num_rows: int) -> None:
 
 
 def main() -> None:
-    """Write the source in a process of its own, whose memory is not this one's peak; read it here."""
+    """Write the source in a child process, so that this process's peak memory is of reading alone."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--format", choices=("jsonl", "parquet"), default="jsonl")
@@ -71,32 +71,32 @@ def main() -> None:
     config: PipelineConfig = make_config(folder / "out", source={"path": str(source)}, models=models)
     tokenizers = load_tokenizer(config.models.theta), load_tokenizer(config.models.teacher)
 
-    def told(rows: Iterator[PreparedRow | QuarantinedRow]) -> Iterator[PreparedRow | QuarantinedRow]:
+    def reported(rows: Iterator[PreparedRow | QuarantinedRow]) -> Iterator[PreparedRow | QuarantinedRow]:
         before = time.monotonic()
-        every = max(1, args.rows // MARKS)
+        every = max(1, args.rows // NUM_REPORTS)
         for number, row in enumerate(rows, start=1):
             yield row
             if number % every == 0:
                 now = time.monotonic()
-                print(f"{number} rows, {every / (now - before):.0f}/s, {_held()}", flush=True)
+                print(f"{number} rows, {every / (now - before):.0f}/s, {_memory()}", flush=True)
                 before = now
 
-    print(f"loaded: {_held()}", flush=True)
+    print(f"loaded: {_memory()}", flush=True)
     start = time.monotonic()
     report, rows = prepare_rows(config.source, config.prompts, *tokenizers)
     print(f"fingerprint {report.fingerprint[:8]} in {time.monotonic() - start:.1f} s", flush=True)
     if args.shard_rows is None:
-        num_repeats = sum(isinstance(row, PreparedRow) and "-" in row.id for row in told(rows))
+        num_repeats = sum(isinstance(row, PreparedRow) and "-" in row.id for row in reported(rows))
         print(f"{num_repeats} of them repeats; {time.monotonic() - start:.1f} s in all")
     else:
         run = RunFolder.of(config, {})
         run.work.mkdir(parents=True, exist_ok=True)
-        plan = write_plan(run, report, told(rows), args.shard_rows)
-        print(f"{plan.num_rows} rows in {plan.num_shards} shards; {time.monotonic() - start:.1f} s in all, {_held()}")
+        plan = write_plan(run, report, reported(rows), args.shard_rows, *tokenizers)
+        print(f"{plan.num_rows} rows in {plan.num_shards} shards; {time.monotonic() - start:.1f} s in all, {_memory()}")
 
 
-def _held() -> str:
-    """Resident memory now, with its peak."""
+def _memory() -> str:
+    """Return the resident memory and its peak, as text."""
     status = Path(f"/proc/{os.getpid()}/status").read_text()
     now, peak = (int(status.split(f"{name}:")[1].split()[0]) >> 10 for name in ("VmRSS", "VmHWM"))
     return f"{now} MB held, {peak} MB at most"

@@ -1,4 +1,4 @@
-"""Time and peak memory of judging a dataset of many rows.
+"""Benchmark of the gate: time and peak memory of judging a dataset of many rows.
 
 python -m tests.bench.validate_rows [--rows 1000000] [--folder DIR]
 """
@@ -22,7 +22,7 @@ GROUP_ROWS = 25_000
 
 
 def write_dataset(folder: Path, num_rows: int) -> None:
-    """Rows of about 30 tokens; ids and prompts are all different, numbers repeat every 5,000 rows."""
+    """Write rows of about 30 tokens; ids and prompts are distinct, numbers repeat every 5,000 rows."""
     from tests.validations.tables import BOS, made_rows, to_table, write_known
 
     (folder / "data").mkdir(parents=True)
@@ -34,7 +34,7 @@ def write_dataset(folder: Path, num_rows: int) -> None:
             numbers = pa.array(range(start, start + NUM_DISTINCT)).cast(pa.string())
             table = block
             for name in ("theta_prompt", "teacher_prompt"):
-                # The question stays whole behind the number that makes each prompt another one.
+                # The number before the question makes each prompt distinct.
                 prompt = pc.replace_substring(block[name], f"{BOS}<|user|>", "")
                 column = pc.binary_join_element_wise(f"{BOS}<|user|>[", numbers, "] ", prompt, "")
                 table = table.set_column(table.schema.get_field_index(name), name, column)
@@ -48,7 +48,7 @@ def write_dataset(folder: Path, num_rows: int) -> None:
 
 
 def main() -> None:
-    """Write the dataset in a process of its own, whose memory is not this one's peak; judge it here."""
+    """Write the dataset in another process, so that this one's peak memory is that of judging it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--folder", type=Path)

@@ -1,4 +1,4 @@
-"""What a command has done."""
+"""Helpers that read the results of commands and flow runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Run = Callable[..., tuple[int, str, str]]  # arguments → exit code, stdout, st
 
 
 def the_line(err: str) -> str:
-    """The last line of stderr, which is the only one that speaks of an error."""
+    """Return the last line of stderr; assert that it alone reports an error."""
     assert "Traceback" not in err
     *before, last = err.splitlines()
     assert not [line for line in before if line.startswith("dual-sampling: ")]
@@ -21,7 +21,7 @@ def the_line(err: str) -> str:
 
 
 def artifacts_of(state: State[Any]) -> dict[str, str]:
-    """What a flow run has put on Prefect's pages, by key."""
+    """Return a flow run's Prefect artifacts by key."""
     run_id = state.state_details.flow_run_id
     assert run_id is not None
     with get_client(sync_client=True) as client:

@@ -1,138 +1,61 @@
-"""The whole way with real engines: the same rows whatever happens on it, each of them once."""
+"""The whole way: the same rows whatever happens on it, each of them once.
+
+The engine's process is real, its sampler a stand-in (tests/stand_in.py); tests/flows/test_vllm.py has real models.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import random
-import signal
-import subprocess
-import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 import yaml
 from datasets import load_dataset
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
-import flows.produce
-from flows.produce import ProduceResult, open_run, run_produce
+from flows.produce import ProduceResult, run_produce
 from sampling.errors import EngineDiedError, OutputError, RefusedError
 from sampling.record import RECORD_SCHEMA
 from tasks.config import PipelineConfig, PublishConfig, ShardsConfig
-from tasks.run.folder import RunFolder
 from tasks.run.lock import locked
 from tasks.run.parts import read_parts
+from tests.flows.small_run import (
+    NUM_ROWS,
+    NUM_SAMPLES,
+    config_of,
+    engine_pids,
+    folder_of,
+    in_background,
+    kill_engines,
+    parts_in,
+    tokens_of,
+    wait_until,
+)
+from tests.stand_in import ENGINE, ROW_S
 from tests.tiny import LAX
 from validations.limits import Limits
 
-ROOT = Path(flows.produce.__file__).parent.parent
-NUM_ROWS, NUM_SAMPLES = 6, 2
-LIMIT_S = 240.0  # what an idle machine does in 20 s
-Tokens = dict[tuple[str, int], tuple[int, ...]]
-pytestmark = pytest.mark.usefixtures("prefect_server")
+pytestmark = [pytest.mark.usefixtures("prefect_server", "stand_in")]
 
 
-def config_of(folder: Path, models: tuple[Path, Path], **validation: float) -> PipelineConfig:
-    """Three shards of four completions; two in flight, so that a shard takes longer than a commit."""
-    teacher, theta = models
-    source = folder / "rows.jsonl"
-    sums = {i: 2 * i + 3 for i in range(NUM_ROWS)}
-    rows = [
-        {"question": f"Tom has {i} shells and finds {i + 3}. How many?", "answer": f"That is {total}.\n#### {total}"}
-        for i, total in sums.items()
-    ]
-    lines = [*map(json.dumps, rows), json.dumps({"question": None, "answer": "#### 1"}), "{no json"]
-    source.write_text("\n".join(lines))
-    return PipelineConfig.model_validate(
-        {
-            "name": "shells",
-            "source": {"path": str(source)},
-            "prompts": {
-                "teacher": {"style": "plain", "template": "Q: {{ question }}\nHint: {{ answer }}\nA:"},
-                "theta": {"style": "plain", "template": "Q: {{ question }}\nA:"},
-            },
-            "models": {"teacher": {"model": str(teacher)}, "theta": {"model": str(theta)}},
-            "sampling": {"n": NUM_SAMPLES, "max_tokens": 200, "seed": 7},
-            "engine": {"max_num_seqs": 2},
-            "shards": {"rows": 2, "retries": 1, "retry_delay_s": 0.0},
-            "validation": LAX | validation,
-            "publish": {"root": str(folder / "out")},
-        }
-    )
-
-
-def folder_of(config: PipelineConfig) -> RunFolder:
-    return open_run(config).folder
-
-
-def tokens_of(dataset: Path) -> Tokens:
-    """The drawn tokens of each completion, none of which is there twice."""
-    table = pq.read_table(dataset / "data", columns=["id", "sample_idx", "token_ids"])
-    tokens = {(row["id"], row["sample_idx"]): tuple(row["token_ids"]) for row in table.to_pylist()}
-    assert len(tokens) == len(table) == NUM_ROWS * NUM_SAMPLES
-    return tokens
-
-
-def wait_until(ready: Callable[[], object], process: subprocess.Popen[bytes] | None = None) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not ready():
-        assert process is None or process.poll() is None, "the run ended before it was killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def parts_of(folder: RunFolder) -> dict[Path, str]:
-    """Every committed part with a hash of its bytes."""
-    paths = (folder.work / "shards").glob("*/parts/*.parquet")
-    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
-
-
-def engine_pids() -> list[int]:
-    """The engines that this process has started and that run."""
-    pids = []
-    for children in Path("/proc/self/task").glob("*/children"):
-        for pid in children.read_text().split():
-            stat, command = Path(f"/proc/{pid}/stat"), Path(f"/proc/{pid}/cmdline")
-            try:
-                if b"engine_child" in command.read_bytes() and ") Z " not in stat.read_text():
-                    pids.append(int(pid))
-            except FileNotFoundError:
-                continue
-    return pids
-
-
-@contextmanager
-def in_background(work: Callable[[], None]) -> Iterator[None]:
-    """Run something beside the block; its error is the test's."""
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            work()
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    yield
-    thread.join()
-    assert not errors, errors
+@pytest.fixture(scope="module")
+def stand_in() -> Iterator[None]:
+    """Engines without models."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tasks.worker.engine_process.ENGINE", ENGINE)
+        yield
 
 
 @pytest.fixture(scope="module")
 def refused(
-    tmp_path_factory: pytest.TempPathFactory, tiny_pair: tuple[Path, Path], prefect_server: str
+    tmp_path_factory: pytest.TempPathFactory, tiny_pair: tuple[Path, Path], prefect_server: str, stand_in: None
 ) -> tuple[PipelineConfig, RefusedError]:
-    """A run that the gate refused: random models end no completion by EOS often enough."""
+    """A run that the gate refused: not every completion ends by EOS."""
     config = config_of(tmp_path_factory.mktemp("reference"), tiny_pair, eos_rate_min=1.0)
     with pytest.raises(RefusedError, match=r"eos_rate.*limit ≥ 1") as caught:
         run_produce(config)
@@ -170,7 +93,7 @@ def test_a_hopeless_run_is_stopped_early(
         run_produce(config)
     folder = folder_of(config)
     assert not folder.refused.exists()
-    assert not (folder.shard(2).table).exists()
+    assert not folder.shard(2).summary.exists()
     kept = read_parts(folder.shard(0).parts).table
     assert len(kept) == 4
     assert engine_pids() == []
@@ -274,82 +197,13 @@ def test_a_second_run_is_refused(reference: tuple[PipelineConfig, ProduceResult]
         run_produce(config)
 
 
-def test_kill_9_at_any_moment(
+def test_a_disk_that_is_full_then_engines_that_die(
     reference: tuple[PipelineConfig, ProduceResult],
     tiny_pair: tuple[Path, Path],
-    prefect_server: str,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Killed while planning, twice while sampling, while staging: nothing is lost, nothing sampled twice."""
-    rng = random.Random(20)
-    config = config_of(tmp_path, tiny_pair)
-    folder = folder_of(config)
-    assert folder.run_id == folder_of(reference[0]).run_id
-    kept: dict[Path, str] = {}
-
-    def amid_a_shard() -> bool:
-        """Some of a shard's four completions are committed, and more than before."""
-        parts = parts_of(folder)
-        num_rows = Counter[Path]()
-        for path in parts:
-            num_rows[path.parent] += pq.read_metadata(path).num_rows
-        return len(parts) > len(kept) and any(num < 4 for num in num_rows.values())
-
-    # The next commit is COMMIT_EVERY_S = 0.5 s away: a kill 0.2 s later still finds the shard half done.
-    moments: list[tuple[Callable[[], object], float]] = [
-        (lambda: folder.was_begun(), 0.05),  # planning, or just behind it
-        (amid_a_shard, 0.2),
-        (amid_a_shard, 0.2),
-        (lambda: folder.staged.exists(), 1.0),
-    ]
-    for ready, spread_s in moments:
-        process = start(config, prefect_server)
-        try:
-            wait_until(ready, process)
-            time.sleep(rng.random() * spread_s)
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        parts = parts_of(folder)
-        assert parts.items() >= kept.items()  # what was committed stays as it is
-        kept = parts
-    assert not folder.published.exists()
-    assert not folder.latest.exists()
-    # Each completion was committed by one attempt alone, over all the kills.
-    shards = [read_parts(folder.shard(i).parts) for i in range(3)]
-    assert [len(shard.table) for shard in shards] == [4, 4, 4]
-    assert sum(shard.num_duplicates + shard.num_set_aside for shard in shards) == 0
-    assert sum(shard.num_attempts for shard in shards) > 3  # one a shard, one more a kill while sampling
-
-    result = run_produce(config)
-    assert tokens_of(result.path) == tokens_of(reference[1].path)
-    assert result.quarantine == reference[1].quarantine
-    manifest = json.loads((result.path / "manifest.json").read_text())
-    # Totals are of the committed work: at least what is published, with what was in flight when a commit was made.
-    assert manifest["engine"]["num_tokens"] >= result.metrics["num_tokens"]
-    assert not folder.work.exists()
-
-
-def start(config: PipelineConfig, prefect_server: str) -> subprocess.Popen[bytes]:
-    """A run in a process group of its own."""
-    code = f"""
-from flows.produce import run_produce
-from tasks.config import PipelineConfig, PublishConfig
-run_produce(PipelineConfig.model_validate_json({config.model_dump_json()!r}))
-"""
-    return subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env={**os.environ, "PREFECT_API_URL": prefect_server},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-
-
-def test_a_disk_that_is_full_then_engines_that_die(
-    reference: tuple[PipelineConfig, ProduceResult], tiny_pair: tuple[Path, Path], tmp_path: Path
-) -> None:
+    monkeypatch.setenv(ROW_S, "0.6")  # a shard of four takes longer than a commit
     config = config_of(tmp_path, tiny_pair)
     folder = folder_of(config)
     parts = folder.shard(1).parts
@@ -369,7 +223,7 @@ def test_a_disk_that_is_full_then_engines_that_die(
     assert engine_pids() == []
     full_disk.unlink()
     assert folder.shard(0).summary.exists()
-    first_shard = folder.shard(0).table.stat().st_mtime_ns
+    first_shard = folder.shard(0).summary.stat().st_mtime_ns
 
     # Every engine dies: after its retries the run fails and names the shard; what is finished is kept.
     ended = threading.Event()
@@ -386,7 +240,7 @@ def test_a_disk_that_is_full_then_engines_that_die(
                 run_produce(config)
         finally:
             ended.set()
-    assert folder.shard(0).table.stat().st_mtime_ns == first_shard
+    assert folder.shard(0).summary.stat().st_mtime_ns == first_shard
     assert not folder.shard(1).summary.exists()
 
     # One engine dies, and a part is damaged: both are made good.
@@ -402,12 +256,3 @@ def test_a_disk_that_is_full_then_engines_that_die(
     assert tokens_of(result.path) == tokens_of(reference[1].path)
     assert json.loads((result.path / "manifest.json").read_text())["num_damaged_parts"] == 1
     assert engine_pids() == []
-
-
-def parts_in(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.parquet"))
-
-
-def kill_engines() -> None:
-    for pid in engine_pids():
-        os.kill(pid, signal.SIGKILL)

@@ -24,7 +24,7 @@ NUM_ROWS, MAX_IN_FLIGHT, MAX_TOKENS = 64, 32, 12
 KEYS = {"theta": "key-of-theta-5f3a", "teacher": "key-of-the-teacher-9c1d"}
 LIMIT_S = 240.0
 
-pytestmark = pytest.mark.usefixtures("prefect_server")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
 
 @pytest.fixture

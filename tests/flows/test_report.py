@@ -1,10 +1,11 @@
-"""The `report` command, and its flow on a real server."""
+"""Tests of the `report` command, and of its flow on a real server."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 
 from flows.report import report_dataset
 from tests.flows.commands import Run, artifacts_of, the_line
@@ -37,10 +38,11 @@ def test_a_damaged_dataset_gets_no_page(run: Run, dataset: Path, tmp_path: Path)
     assert not (tmp_path / "page.html").exists()
 
 
+@pytest.mark.slow
 def test_the_flow_links_the_page(dataset: Path, tmp_path: Path, prefect_server: str) -> None:
     page = tmp_path / "page.html"
     state = report_dataset(str(dataset), str(page), return_state=True)
     assert state.result() == str(page)
-    shown = artifacts_of(state)
-    assert page.as_uri() in shown["set-v1-report"]
+    artifacts = artifacts_of(state)
+    assert page.as_uri() in artifacts["set-v1-report"]
     assert page.exists()

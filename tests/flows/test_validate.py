@@ -1,4 +1,4 @@
-"""The `validate` command, and its flow on a real server."""
+"""Tests of the `validate` command, and of its flow on a real server."""
 
 from __future__ import annotations
 
@@ -67,21 +67,22 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert message in the_line(err)
 
 
+@pytest.mark.slow
 def test_the_flow_shows_its_verdict(dataset: Path, prefect_server: str) -> None:
     """Its artifacts are on the server: verdict, figures, checks; a refusal is a failed run that has them too."""
     passed = validate_dataset(str(dataset), return_state=True)
     assert passed.is_completed()
-    shown = artifacts_of(passed)
-    assert set(shown) == {"set-v1-verdict", "set-v1-figures", "set-v1-checks"}
-    assert shown["set-v1-verdict"] == "# set v1: passed"
-    assert {"figure": "num_rows", "value": 24} in json.loads(shown["set-v1-figures"])
+    artifacts = artifacts_of(passed)
+    assert set(artifacts) == {"set-v1-verdict", "set-v1-figures", "set-v1-checks"}
+    assert artifacts["set-v1-verdict"] == "# set v1: passed"
+    assert {"figure": "num_rows", "value": 24} in json.loads(artifacts["set-v1-figures"])
     refused = validate_dataset(str(dataset), ("mean_alpha=1",), return_state=True)
     assert refused.is_failed()  # no such limit
     refused = validate_dataset(str(dataset), ("kl_error_max=1e-12",), return_state=True)
     assert refused.is_failed()
     assert isinstance(refused.result(raise_on_failure=False), RefusedError)
-    shown = artifacts_of(refused)
-    assert "refused" in shown["set-v1-verdict"]
-    checks = {check["name"]: check for check in json.loads(shown["set-v1-checks"])}
+    artifacts = artifacts_of(refused)
+    assert "refused" in artifacts["set-v1-verdict"]
+    checks = {check["name"]: check for check in json.loads(artifacts["set-v1-checks"])}
     assert checks["max_kl_error"]["outcome"] == "failed"
     assert checks["max_kl_error"]["limit"] == "≤ 1e-12"

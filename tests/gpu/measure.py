@@ -1,11 +1,11 @@
-"""What only a GPU can tell, in parts that each end by a limit: a machine that is lent for minutes wastes none.
+"""The GPU tests and benchmarks, in parts that each have a time limit.
 
-    python -m tests.gpu.measure tests kernel --output OUT     # the surest first
+    python -m tests.gpu.measure tests kernel --output OUT     # the most important first
     python -m tests.gpu.measure small --output OUT            # dual-sampling bench, Qwen2.5 3B + 1.5B shapes
     python -m tests.gpu.measure large --output OUT            # Qwen3 14B + 4B shapes
     python -m tests.gpu.measure small --tiny --rows 2 --output OUT     # on a CPU: the script itself
 
-OUT gets a log for each part; of `bench` its table, JSON and PNG. A part that fails leaves the next ones their turn.
+OUT gets a log for each part, and the table, JSON and PNG of `bench`. The next parts run even if one fails.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ LIMITS_S = {"tests": 540, "kernel": 180, "small": 420, "large": 560}
 
 
 def main() -> int:
-    """Run the parts one after the other; how many failed."""
+    """Run the parts one after the other; return how many failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="+", choices=LIMITS_S)
     parser.add_argument("--output", type=Path, required=True)
@@ -51,7 +51,7 @@ def main() -> int:
 
 
 def run(part: str, options: argparse.Namespace) -> bool:
-    """Whether a part ended well; what it printed lies in its log, its end on stdout."""
+    """Run a part, its output to its log and the log's end to stdout; return whether it succeeded."""
     log, start = options.output / f"{part}.log", time.monotonic()
     with log.open("wb") as out:
         try:
@@ -60,13 +60,14 @@ def run(part: str, options: argparse.Namespace) -> bool:
             ).returncode
         except subprocess.TimeoutExpired:
             code = -1
-    how = f"exit code {code}" if code >= 0 else f"cut off at {LIMITS_S[part]} s"
-    print(f"=== {part}: {how}, {time.monotonic() - start:.0f} s\n{log.read_text(errors='replace')[-4000:]}", flush=True)
+    outcome = f"exit code {code}" if code >= 0 else f"cut off at {LIMITS_S[part]} s"
+    seconds, end = time.monotonic() - start, log.read_text(errors="replace")[-4000:]
+    print(f"=== {part}: {outcome}, {seconds:.0f} s\n{end}", flush=True)
     return code == 0
 
 
 def command(part: str, options: argparse.Namespace) -> list[str]:
-    """What a part runs, behind `python`."""
+    """Return the arguments of `python` for a part."""
     if part == "tests":
         return ["-m", "pytest", "-q", "tests/gpu/test_lockstep.py", "tests/gpu/test_kernel.py"]
     if part == "kernel":

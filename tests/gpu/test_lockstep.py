@@ -1,4 +1,4 @@
-"""Lockstep on a CUDA device: streams, pinned memory, the kernel in its place.
+"""Tests of lockstep on a CUDA device: streams, pinned memory, the mixing kernel.
 
 python -m pytest tests/gpu/test_lockstep.py
 """
@@ -18,16 +18,16 @@ from sampling.engine.lockstep import LockstepEngine
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 SAMPLING = SamplingConfig(max_tokens=48, seed=5)
-ROWS = [DualPrompt(f"the teacher is asked {place}", f"theta is asked {place}", id=str(place)) for place in range(40)]
+ROWS = [DualPrompt(f"the teacher is asked {index}", f"theta is asked {index}", id=str(index)) for index in range(40)]
 
 
 def load(pair: tuple[Path, Path], *, ahead: bool) -> DualSampler:
-    # float32: rows meet in other batches, and bfloat16 would flip draws
+    # float32: batches differ, and bfloat16 would flip draws
     teacher, theta = (
         ModelConfig(model=str(path), max_model_len=256, dtype="float32", kv_cache_memory_bytes=256 << 20)
         for path in pair
     )
-    engine = EngineConfig(max_num_seqs=16, async_scheduling=ahead, torch_compile=False)  # which would take minutes
+    engine = EngineConfig(max_num_seqs=16, async_scheduling=ahead, torch_compile=False)  # compiling takes minutes
     return DualSampler(teacher, theta, engine=engine)
 
 
@@ -42,30 +42,30 @@ def lockstep(sampler: DualSampler) -> LockstepEngine:
     return sampler._engine
 
 
-def test_the_kernel_passed_its_trial(ahead: DualSampler) -> None:
-    assert lockstep(ahead)._drawer._fused
+def test_the_kernel_agrees_with_plain_torch(ahead: DualSampler) -> None:
+    assert lockstep(ahead)._sampler._fused
 
 
-def test_two_steps_in_flight_draw_what_one_does(ahead: DualSampler, tiny_pair: tuple[Path, Path]) -> None:
+def test_two_steps_in_flight_equal_one(ahead: DualSampler, tiny_pair: tuple[Path, Path]) -> None:
     found = [out.token_ids for out in ahead.generate(ROWS, SAMPLING, progress=False)]
     with load(tiny_pair, ahead=False) as sampler:
         assert [out.token_ids for out in sampler.generate(ROWS, SAMPLING, progress=False)] == found
 
 
 def test_no_launch_waits_for_the_device(ahead: DualSampler, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any wait inside a launch is an error of torch's; vLLM's own part of it is held to that, too."""
+    """torch raises on any synchronisation inside a launch, vLLM's part included."""
     engine = lockstep(ahead)
-    ahead.generate(ROWS[:2], SAMPLING, progress=False)  # whatever is done once
+    ahead.generate(ROWS[:2], SAMPLING, progress=False)  # warm-up
     launch = engine._launch
 
-    def watched() -> bool:
+    def checked() -> bool:
         torch.cuda.set_sync_debug_mode("error")
         try:
             return launch()
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    monkeypatch.setattr(engine, "_launch", watched)
+    monkeypatch.setattr(engine, "_launch", checked)
     assert len(ahead.generate(ROWS, SAMPLING, progress=False)) == len(ROWS)
 
 
@@ -78,9 +78,9 @@ def test_parts_are_measured_on_the_device(ahead: DualSampler) -> None:
     assert sum(parts) <= spent["total_s"] * 1.05
 
 
-def test_there_and_back() -> None:
+def test_copies_to_the_device_and_back() -> None:
     values = list(range(1000))
-    there = on_device(values, torch.device("cuda"))
-    (back,) = HostCopy(there * 2).wait()
+    on_gpu = on_device(values, torch.device("cuda"))
+    (back,) = HostCopy(on_gpu * 2).wait()
     assert back.tolist() == [2 * value for value in values]
     assert back.is_pinned()

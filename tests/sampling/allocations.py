@@ -1,4 +1,4 @@
-"""What torch allocates."""
+"""Measurement of the memory that torch allocates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class _Counter(TorchDispatchMode):
-    """Adds up the storages that operations return, takes away those that end."""
+    """Sums the sizes of living storages that operations returned."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -20,19 +20,19 @@ class _Counter(TorchDispatchMode):
         self.peak_bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for tensor in made if isinstance(made, (tuple, list)) else (made,):
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
             if isinstance(tensor, Tensor):
                 storage = tensor.untyped_storage()
                 if storage._cdata not in self._alive:
                     self._alive[storage._cdata] = storage.nbytes()
                     weakref.finalize(storage, self._alive.pop, storage._cdata, None)
         self.peak_bytes = max(self.peak_bytes, sum(self._alive.values()))
-        return made
+        return result
 
 
 def peak_bytes(work: Callable[[], None]) -> int:
-    """The most bytes that tensors made by `work` held at once."""
+    """Return the most bytes that tensors created by `work` held at once."""
     with torch.inference_mode(), _Counter() as counter:
         work()
     return counter.peak_bytes

@@ -1,4 +1,4 @@
-"""The sampler that the engine's tests share: loading real vLLM takes seconds."""
+"""Fixtures of the sampling tests: samplers on real vLLM, which take seconds to load."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ NUM_IDS = 257
 
 
 def lockstep(sampler: DualSampler) -> LockstepEngine:
-    """The engine of a sampler whose models are loaded here."""
+    """Return the engine of a sampler whose models are loaded, not served."""
     assert isinstance(sampler._engine, LockstepEngine)
     return sampler._engine
 
 
 def theta_engine(sampler: DualSampler) -> VllmEngine:
-    """Theta's engine where it has one of its own, in this process."""
+    """Return theta's vLLM engine, loaded into this process."""
     engine = lockstep(sampler).theta
     assert isinstance(engine, VllmEngine)
     return engine
@@ -30,7 +30,7 @@ def theta_engine(sampler: DualSampler) -> VllmEngine:
 
 @pytest.fixture(scope="session")
 def sampler(tiny_pair: tuple[Path, Path]) -> Iterator[DualSampler]:
-    """Both tiny models in real vLLM: six rows at once, 256 prompt tokens a step."""
+    """Return a sampler of both tiny models: 6 rows at once, 256 prompt tokens per step."""
     teacher, theta = (ModelConfig(model=str(path), max_model_len=MAX_MODEL_LEN) for path in tiny_pair)
     engine = EngineConfig(max_num_seqs=6, max_num_batched_tokens=MAX_MODEL_LEN)
     with DualSampler(teacher, theta, engine=engine) as loaded:
@@ -39,7 +39,7 @@ def sampler(tiny_pair: tuple[Path, Path]) -> Iterator[DualSampler]:
 
 @pytest.fixture(scope="module")
 def wide_sampler(tiny_pair: tuple[Path, Path]) -> Iterator[DualSampler]:
-    """The same models with room for 256 rows at once."""
+    """Return a sampler of the same models, 256 rows at once."""
     teacher, theta = (ModelConfig(model=str(path), max_model_len=64) for path in tiny_pair)
     with DualSampler(teacher, theta, engine=EngineConfig(max_num_seqs=256)) as loaded:
         yield loaded

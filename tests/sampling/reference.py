@@ -1,4 +1,4 @@
-"""A second q*, written from the formulas with numpy, scipy's root finder and transformers alone."""
+"""An independent implementation of q* with numpy, scipy's root finder and transformers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Vector = NDArray[np.float64]
 
 
 class Reference:
-    """Greedy decoding of the mixture of two transformers models, one row at a time, no cache."""
+    """A greedy decoder of the mixture of two transformers models, one row at a time, without a cache."""
 
     def __init__(self, theta: Path, teacher: Path, num_ids: int, eos_id: int) -> None:
         self._models = [
@@ -35,7 +35,7 @@ class Reference:
     def greedy(
         self, theta: tuple[int, ...], teacher: tuple[int, ...], config: MixtureConfig, max_tokens: int
     ) -> list[int]:
-        """The argmax of q* at every position, up to EOS."""
+        """Return the argmax of q* at every position, up to EOS."""
         tokens: list[int] = []
         while len(tokens) < max_tokens and self._eos_id not in tokens:
             done = tuple(tokens)
@@ -45,7 +45,7 @@ class Reference:
 
 
 def q_star(theta_logits: Vector, teacher_logits: Vector, config: MixtureConfig, *, first: bool) -> Vector:
-    """q* [V] of one position, from raw logits."""
+    """Return q* [V] of one position, from raw logits [V]."""
     log_theta, log_teacher = log_softmax(theta_logits), log_softmax(teacher_logits)
     theta, teacher = np.exp(log_theta), np.exp(log_teacher)
     region = np.ones(len(theta), dtype=bool)
@@ -69,7 +69,7 @@ def q_star(theta_logits: Vector, teacher_logits: Vector, config: MixtureConfig, 
 
 
 def alpha_of(theta: Vector, teacher: Vector, config: MixtureConfig) -> float:
-    """α of two distributions on one support, up to a factor each."""
+    """Return α of two distributions [V] on one support, each up to a factor."""
     log_theta, log_teacher = np.log(theta / theta.sum()), np.log(teacher / teacher.sum())
 
     def log_q(alpha: float) -> Vector:

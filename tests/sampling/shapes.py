@@ -1,4 +1,4 @@
-"""Shapes of real models, as their config.json says them."""
+"""The config.json of real models, for models with random weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sampler's arguments: what is meant, and what cannot be."""
+"""Tests of the sampler's arguments."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_a_model_by_name_by_configuration_or_by_url() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "url", "said"),
+    ("model", "url", "message"),
     [
         (None, None, "no theta: give a folder, a Hub id, or theta_url"),
         (ModelConfig(model="a", lora="b"), URL, "theta_url beside lora 'b'"),
@@ -30,8 +30,8 @@ def test_a_model_by_name_by_configuration_or_by_url() -> None:
         (ModelConfig(model="a", tensor_parallel_size=2), URL, "theta_url beside devices or tensor_parallel_size"),
     ],
 )
-def test_a_model_that_cannot_be(model: Any, url: str | None, said: str) -> None:
-    with pytest.raises(ConfigurationError, match=said):
+def test_an_invalid_model(model: Any, url: str | None, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
         model_of("theta", model, url)
 
 
@@ -43,7 +43,7 @@ def test_the_backend_follows_from_the_urls() -> None:
             backend_of(models, wanted)  # type: ignore[arg-type]
 
 
-def test_texts_become_pairs_with_a_name_each() -> None:
+def test_texts_become_pairs_with_ids() -> None:
     assert dual_prompts(["a", "b"], None) == [DualPrompt("a", "a", id="0"), DualPrompt("b", "b", id="1")]
     assert dual_prompts(["a", "b"], ["c", "d"]) == [DualPrompt("a", "c", id="0"), DualPrompt("b", "d", id="1")]
     pair = DualPrompt("a", "c", id="x")

@@ -1,4 +1,4 @@
-"""The typed configuration."""
+"""Tests of the configuration."""
 
 from __future__ import annotations
 
@@ -15,12 +15,10 @@ def test_presets() -> None:
     balanced = MixtureConfig.preset("balanced")
     exploratory = MixtureConfig.preset("exploratory")
     assert balanced == MixtureConfig()
-    diagnostics = ("target_top_p", "stability_threshold_js", "stability_threshold_overlap")
-    assert [getattr(conservative, name) for name in diagnostics] == [0.90, 0.4, 0.15]
-    assert [getattr(balanced, name) for name in diagnostics] == [0.95, 0.5, 0.10]
-    assert not (exploratory.force_first_token)
-    assert not (exploratory.trust_region)
-    assert not (exploratory.stability_check)
+    names = ("target_top_p", "stability_threshold_js", "stability_threshold_overlap")
+    assert [getattr(conservative, name) for name in names] == [0.90, 0.4, 0.15]
+    assert [getattr(balanced, name) for name in names] == [0.95, 0.5, 0.10]
+    assert not any((exploratory.force_first_token, exploratory.trust_region, exploratory.stability_check))
     assert MixtureConfig.preset("conservative", target_top_p=0.5).target_top_p == 0.5
 
 

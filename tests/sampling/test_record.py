@@ -1,4 +1,4 @@
-"""The Arrow record of a completion."""
+"""Tests of the Arrow record of a completion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sampler on real vLLM, held against transformers and against exact probabilities."""
+"""Tests of the sampler on real vLLM, against transformers and against exact probabilities."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from sampling.errors import (
     PromptTooLongError,
     UnknownTokenError,
 )
-from sampling.mixture.draw import draw_places, row_key
 from sampling.results import FALLBACK, FORCED, MIXED
 from tests.sampling.conftest import MAX_MODEL_LEN, NUM_IDS, lockstep
 from tests.sampling.reference import Reference, q_star
@@ -46,7 +45,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def prompts(num: int = NUM_PROMPTS) -> list[DualPrompt]:
-    """Prompts of 3 to 118 bytes, the teacher's and theta's of different lengths."""
+    """Return prompts of 3 to 118 bytes, the teacher's and theta's of different lengths."""
     rng = np.random.default_rng(0)
     text = ["".join(chr(97 + letter) for letter in rng.integers(0, 26, size)) for size in rng.integers(3, 119, 2 * num)]
     return [DualPrompt(teacher=text[2 * i], theta=text[2 * i + 1], id=f"row-{i}") for i in range(num)]
@@ -70,8 +69,9 @@ def test_greedy_tokens_equal_a_transformers_reference(name: str, sampler: DualSa
         assert list(out.token_ids) == reference.greedy(theta, teacher, config, MAX_TOKENS), row.id
 
 
+@pytest.mark.slow
 def test_drawn_tokens_follow_q_star(wide_sampler: DualSampler, reference: Reference) -> None:
-    """χ² of 24,000 tokens of the first position against the exact q*; a false failure has a chance of 1e-6."""
+    """χ² of 24,000 tokens of the first position against the exact q*; a false failure has a probability of 1e-6."""
     num = 24_000
     config = MixtureConfig.preset("balanced", force_first_token=False)
     theta, teacher = "the student sees this", "the teacher sees something else"
@@ -86,16 +86,16 @@ def test_drawn_tokens_follow_q_star(wide_sampler: DualSampler, reference: Refere
     assert observed[exact == 0].sum() == 0
     likely = exact * num >= 5  # Pearson's rule; the others form one class
     expected = np.append(exact[likely], exact[~likely].sum()) * num
-    seen = np.append(observed[likely], observed[~likely].sum())
+    counts = np.append(observed[likely], observed[~likely].sum())
     kept = expected > 0
-    statistic = float(((seen[kept] - expected[kept]) ** 2 / expected[kept]).sum())
+    statistic = float(((counts[kept] - expected[kept]) ** 2 / expected[kept]).sum())
     assert statistic < chi2.isf(1e-6, df=int(kept.sum()) - 1)
 
 
-def test_same_draws_whatever_the_batch(sampler: DualSampler) -> None:
-    """The order of rows, their company and the number of samples leave every draw as it is.
+def test_draws_do_not_depend_on_the_batch(sampler: DualSampler) -> None:
+    """The order of rows, the batch and the number of samples change no draw.
 
-    Batches of other shapes move logits by 1e-6: one of these 480 draws flips with a chance below 1e-3, and the
+    Batches of other shapes move logits by 1e-6: one of these 480 draws flips with a probability below 1e-3, and the
     seed is fixed.
     """
     sampling = SamplingConfig(max_tokens=MAX_TOKENS, seed=5)
@@ -112,18 +112,16 @@ def test_same_draws_whatever_the_batch(sampler: DualSampler) -> None:
     assert other != whole
 
 
-def test_equal_models_change_nothing(sampler: DualSampler, reference: Reference) -> None:
-    """A row whose teacher is theta itself: α of 1 in both columns, KLs of zero."""
-    config = MixtureConfig.preset("exploratory", alpha_method="fixed", alpha=1.0)
-    out = sampler.generate(
-        prompts(1), SamplingConfig(max_tokens=MAX_TOKENS, temperature=0), mixture=config, progress=False
-    )[0]
-    assert (out.diagnostics.alpha == 1).all()
-    assert (out.diagnostics.kl_teacher == 0).all()
-    np.testing.assert_allclose(out.diagnostics.logprob_q, out.diagnostics.logprob_teacher, atol=1e-6)
+@pytest.mark.parametrize(("alpha", "model"), [(0.0, "theta"), (1.0, "teacher")])
+def test_a_fixed_alpha_of_0_or_1_is_one_model(alpha: float, model: str, sampler: DualSampler) -> None:
+    config = MixtureConfig.preset("exploratory", alpha_method="fixed", alpha=alpha)
+    out = sampler.generate(prompts(1), SamplingConfig(max_tokens=MAX_TOKENS), mixture=config, progress=False)[0]
+    assert (out.diagnostics.alpha == alpha).all()
+    assert (getattr(out.diagnostics, f"kl_{model}") == 0).all()
+    np.testing.assert_allclose(out.diagnostics.logprob_q, getattr(out.diagnostics, f"logprob_{model}"), atol=1e-6)
 
 
-def test_diagnostics_keep_their_promises(sampler: DualSampler) -> None:
+def test_diagnostics_are_within_their_bounds(sampler: DualSampler) -> None:
     outs = sampler.generate(prompts(), SamplingConfig(max_tokens=30, temperature=0.8, seed=2), progress=False)
     modes = np.concatenate([out.diagnostics.mode for out in outs])
     assert set(modes) == {MIXED, FORCED, FALLBACK}
@@ -147,30 +145,30 @@ def test_stats_add_up(sampler: DualSampler) -> None:
     before = sampler.stats.as_dict()
     outs = sampler.generate(prompts(), SamplingConfig(max_tokens=12, seed=1), progress=False)
     after = sampler.stats.as_dict()
-    grown = {name: after[name] - before[name] for name in after}
+    increase = {name: after[name] - before[name] for name in after}
     modes = np.concatenate([out.diagnostics.mode for out in outs])
-    assert grown["num_requests"] == len(outs)
-    assert grown["num_tokens"] == len(modes)
-    assert grown["num_forced"] == (modes == FORCED).sum() == len(outs)
-    assert grown["num_fallback"] == (modes == FALLBACK).sum()
-    assert grown["num_unstable"] == grown["num_fallback"]
-    assert grown["num_stability_checks"] == len(modes) - len(outs)
-    assert 0 < grown["num_constrained"] <= len(modes)
+    assert increase["num_requests"] == len(outs)
+    assert increase["num_tokens"] == len(modes)
+    assert increase["num_forced"] == (modes == FORCED).sum() == len(outs)
+    assert increase["num_fallback"] == (modes == FALLBACK).sum()
+    assert increase["num_unstable"] == increase["num_fallback"]
+    assert increase["num_stability_checks"] == len(modes) - len(outs)
+    assert 0 < increase["num_constrained"] <= len(modes)
     assert sampler.stats.max_kl_error < 1e-6
-    assert grown["total_s"] >= grown["theta_s"] + grown["teacher_s"] + grown["mixing_s"] > 0
+    assert increase["total_s"] >= increase["theta_s"] + increase["teacher_s"] + increase["mixing_s"] > 0
 
 
-def test_a_finished_row_is_replaced_at_once(sampler: DualSampler) -> None:
-    """Five long rows with many short ones: the short ones pass through the sixth place meanwhile."""
+def test_a_finished_row_is_replaced_in_the_next_step(sampler: DualSampler) -> None:
+    """Five long rows beside 20 short ones, 6 at once: the short ones run one after the other beside the long ones."""
     long = [DualPrompt("long", "long", id=f"long-{i}") for i in range(5)]
     short = [DualPrompt("short", "short", id=f"short-{i}") for i in range(20)]
     first = sampler.generate([*long, *short], SamplingConfig(max_tokens=60, temperature=0), progress=False)
     steps = sampler.stats.num_steps
     order = [out.id for out in sampler.run([*long, *short], SamplingConfig(max_tokens=60, temperature=0))]
-    taken = sampler.stats.num_steps - steps
+    num_steps = sampler.stats.num_steps - steps
     lengths = {out.id: len(out.token_ids) for out in first}
     assert len(order) == 25
-    assert taken < -(-25 // 6) * max(lengths.values()) + 1
+    assert num_steps < -(-25 // 6) * max(lengths.values()) + 1
     assert sorted(order) == sorted(lengths)
 
 
@@ -187,7 +185,7 @@ def test_stops(sampler: DualSampler) -> None:
     )[0]
     assert by_id.finish_reason == "stop"
     assert by_id.token_ids == plain.token_ids[:cut]
-    letters = [place for place in range(39) if plain.text[place : place + 2].isascii()][3]
+    letters = [index for index in range(39) if plain.text[index : index + 2].isascii()][3]
     stop = plain.text[letters : letters + 2]
     by_text = sampler.generate(
         row, SamplingConfig(max_tokens=40, temperature=0, stop=(stop, "never there")), mixture=config, progress=False
@@ -216,7 +214,7 @@ def test_cutting_q_to_one_token_is_greedy(cut: dict[str, float], sampler: DualSa
     assert all((out.diagnostics.logprob_q == 0).all() for out in outs)
 
 
-def test_rows_that_cannot_be_sampled_are_named_and_stop_nothing(sampler: DualSampler) -> None:
+def test_invalid_rows_are_reported_by_id_and_stop_nothing(sampler: DualSampler) -> None:
     rows = [
         DualPrompt("fine", "fine", id="good"),
         DualPrompt("", "fine", id="empty"),
@@ -240,17 +238,17 @@ def test_rows_that_cannot_be_sampled_are_named_and_stop_nothing(sampler: DualSam
         sampler.generate(rows, SamplingConfig(max_tokens=10), progress=False)
 
 
-def test_nan_logits_name_the_row_and_spare_the_others(sampler: DualSampler, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A forward pass that turns one row's logits to NaN at its third token."""
+def test_nan_logits_fail_only_their_row(sampler: DualSampler, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One row's logits turn to NaN at its third token."""
     engine, forward = lockstep(sampler).theta, lockstep(sampler).theta.forward
 
     def poisoned(num_rows: int) -> tuple[list[str], torch.Tensor]:
         request_ids, logits = forward(num_rows)
-        for place, request_id in enumerate(request_ids):
+        for index, request_id in enumerate(request_ids):
             row = sampler._engine.scheduler.running[request_id]
             if row.id == "row-2" and len(row.token_ids) == 2:
                 logits = logits.clone()
-                logits[place, 17] = math.nan
+                logits[index, 17] = math.nan
         return request_ids, logits
 
     sampling = SamplingConfig(max_tokens=6, seed=4)
@@ -267,14 +265,14 @@ def test_nan_logits_name_the_row_and_spare_the_others(sampler: DualSampler, monk
 
 
 def test_a_row_may_fill_its_context_to_the_last_token(sampler: DualSampler) -> None:
-    """The longest rows that admission lets in, beside each other: vLLM must not end them by itself."""
+    """The longest rows that admission accepts, concurrently: vLLM must not end them itself."""
     rows = [DualPrompt("x" * (MAX_MODEL_LEN - 10), "y" * (MAX_MODEL_LEN - 10), id=f"full-{i}") for i in range(3)]
     outs = sampler.generate(rows, SamplingConfig(max_tokens=10, seed=1), progress=False)
     assert all(len(out.token_ids) == 10 or out.finish_reason == "eos" for out in outs)
     assert any(len(out.token_ids) == 10 for out in outs)
 
 
-def test_skip_leaves_out_what_is_done(sampler: DualSampler) -> None:
+def test_skip_excludes_completions(sampler: DualSampler) -> None:
     sampling = SamplingConfig(n=2, max_tokens=3)
     done = {("row-0", 0), ("row-1", 1)}
     results = [(out.id, out.sample_idx) for out in sampler.run(prompts(3), sampling, skip=done)]
@@ -291,7 +289,7 @@ def test_leaving_a_run_early_frees_its_rows(sampler: DualSampler) -> None:
     assert len(sampler.generate(prompts(3), SamplingConfig(max_tokens=3), progress=False)) == 3
 
 
-def test_streams_side_by_side_draw_what_generate_draws(sampler: DualSampler) -> None:
+def test_concurrent_streams_equal_generate(sampler: DualSampler) -> None:
     sampling = SamplingConfig(max_tokens=12, seed=6)
     rows = prompts(4)
     outs = sampler.generate(rows, sampling, progress=False)
@@ -338,16 +336,3 @@ def test_plain_texts_and_their_mistakes(sampler: DualSampler) -> None:
         sampler.generate(["a"], SamplingConfig(max_tokens=256))
     with pytest.raises(ConfigurationError, match="stop_token_ids"):
         sampler.generate(["a"], SamplingConfig(max_tokens=2, stop_token_ids=(9999,)))
-
-
-def test_a_draw_depends_on_its_key_alone(sampler: DualSampler) -> None:
-    """The engine's token is the one that the recorded logprob's distribution gives for the row's own key."""
-    row = prompts(1)[0]
-    config = MixtureConfig.preset("exploratory", alpha_method="fixed", alpha=0.0)
-    out = sampler.generate([row], SamplingConfig(max_tokens=1, seed=8), mixture=config, progress=False)[0]
-    uniform_q = torch.zeros(1, NUM_IDS, dtype=torch.float64).log_softmax(-1)
-    key = torch.tensor([row_key(row.id, 0)])
-    again = [int(draw_places(uniform_q, 8, key, torch.tensor([0]))) for _ in range(2)]
-    assert again[0] == again[1]
-    assert out.diagnostics.alpha[0] == 0
-    np.testing.assert_allclose(out.diagnostics.logprob_q, out.diagnostics.logprob_theta, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Finished rows as the engine hands them over, with figures that are made up but agree with each other."""
+"""Results of the engine for tests, with made-up diagnostics that are consistent with each other."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from sampling.errors import PromptTooLongError
 from sampling.results import FORCED, MIXED, DualOutput, FailedRow, FinishReason, TokenDiagnostics
@@ -18,7 +19,7 @@ LETTERS = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz ,.", np.uint8)
 
 
 def make_diagnostics(rng: np.random.Generator, mode: np.ndarray) -> TokenDiagnostics:
-    """Figures of T tokens in the modes [T] that keep every promise of `TokenDiagnostics`."""
+    """Return diagnostics of T tokens in the modes [T] that satisfy every statement of `TokenDiagnostics`."""
     num_tokens = len(mode)
 
     def uniform(most: float) -> np.ndarray:
@@ -28,7 +29,7 @@ def make_diagnostics(rng: np.random.Generator, mode: np.ndarray) -> TokenDiagnos
     alpha = np.where(mixed, uniform(1.0), 1.0)
     theta, teacher = -uniform(9.0), -uniform(5.0)
     together = (1 - alpha) * theta + alpha * teacher
-    log_z = uniform(1.0) * together  # of q*'s own logprob a share is left, and both are ≤ 0
+    log_z = uniform(1.0) * together  # logprob_q is the rest of it; both are ≤ 0
     kl_teacher = uniform(2.0)
     kl_error = np.where(mixed, uniform(1e-7), uniform(2.0))
     support_size = rng.integers(1, 250, num_tokens)
@@ -59,15 +60,15 @@ def make_diagnostics(rng: np.random.Generator, mode: np.ndarray) -> TokenDiagnos
 def make_output(
     row: str, sample_idx: int = 0, num_tokens: int = 5, finish_reason: FinishReason = "eos", text: str | None = None
 ) -> DualOutput:
-    """A completion whose text and numbers follow from its name alone; its ids spell it, byte by byte, then EOS.
+    """Return a completion determined by its row and sample index: an id for each byte of its text, then EOS.
 
-    `text` takes the place of `num_tokens` letters.
+    `text` replaces the `num_tokens` letters.
     """
     rng = np.random.default_rng([*row.encode(), sample_idx])
     ended = finish_reason == "eos" and num_tokens > 0
     if text is None:
         text = rng.choice(LETTERS, num_tokens - ended).tobytes().decode()
-    token_ids = (*byte_speller().encode(text, add_special_tokens=False), *[EOS_ID] * ended)
+    token_ids = (*_byte_backend().encode(text, add_special_tokens=False).ids, *[EOS_ID] * ended)
     mode = np.full(len(token_ids), MIXED, np.uint8)
     mode[:1] = FORCED
     return DualOutput(
@@ -84,12 +85,22 @@ def make_output(
 
 @cache
 def byte_speller() -> PreTrainedTokenizerFast:
-    """One token a byte, EOS_ID last."""
+    """Return `tests.tiny.byte_tokenizer`: one token a byte, EOS_ID last."""
     from tests.tiny import byte_tokenizer
 
     return byte_tokenizer()
 
 
+@cache
+def _byte_backend() -> Tokenizer:
+    """Return the encoder of `byte_speller` without transformers, whose import takes seconds in each process."""
+    vocabulary = {token: i for i, token in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.add_special_tokens(["<|endoftext|>"])
+    return backend
+
+
 def make_failure(row: str, sample_idx: int = 0) -> FailedRow:
-    """A completion that could not be sampled."""
+    """Return a completion that could not be sampled."""
     return FailedRow(row, sample_idx, PromptTooLongError(f"row {row} has 99 tokens; 64 fit"))

@@ -1,4 +1,4 @@
-"""Runs without an engine: planned rows, with parts that hold made-up completions."""
+"""Runs for tests without an engine: planned rows, and parts with made-up completions."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from tasks.run.plan import Plan, write_plan
 from tasks.source.example import Example
 from tasks.source.rows import PreparedRow, QuarantinedRow, SourceReport
 from tasks.worker.shard import ShardSummary, complete
-from tests.tasks.outputs import make_failure, make_output
+from tests.tasks.outputs import byte_speller, make_failure, make_output
 from tests.tiny import LAX
 
+TOKENIZERS = byte_speller(), byte_speller()  # theta's, the teacher's
 PROMPTS = {
     "teacher": {"style": "plain", "template": "{{ question }} {{ answer }}"},
     "theta": {"style": "plain", "template": "{{ question }}"},
@@ -23,7 +24,7 @@ PROMPTS = {
 
 
 def make_config(root: Path, **sections: Any) -> PipelineConfig:
-    """A configuration that is valid; its models and its source do not exist."""
+    """Return a valid configuration, whose models and source do not exist."""
     values = {
         "name": "d",
         "source": {"path": "rows.jsonl"},
@@ -52,17 +53,17 @@ def make_row(i: int, **fields: Any) -> PreparedRow:
 
 
 def make_run(config: PipelineConfig, rows: Iterable[PreparedRow | QuarantinedRow]) -> tuple[RunFolder, Plan]:
-    """A run whose rows are planned."""
+    """Plan the rows of a run."""
     folder = RunFolder.of(config, {"sampling": config.sampling.model_dump(mode="json")})
     folder.work.mkdir(parents=True)
     folder.write_run(config, {})
-    return folder, write_plan(folder, make_report(config), iter(rows), config.shards.rows)
+    return folder, write_plan(folder, make_report(config), iter(rows), config.shards.rows, *TOKENIZERS)
 
 
 def sample(
     folder: RunFolder, config: PipelineConfig, index: int, ids: list[str], failing: frozenset[str] = frozenset()
 ) -> ShardSummary:
-    """What the engine does to a shard, with made-up completions."""
+    """Commit made-up completions of a shard, and complete it."""
     shard = folder.shard(index)
     writer = PartWriter(shard.parts, "attempt")
     for row in ids:
@@ -76,7 +77,7 @@ def sample(
 def sample_all(
     folder: RunFolder, config: PipelineConfig, plan: Plan, failing: frozenset[str] = frozenset()
 ) -> list[ShardSummary]:
-    """Every shard of a run whose rows are `make_row(0)`, `make_row(1)`, …"""
+    """Complete every shard of a run whose rows are `make_row(0)`, `make_row(1)`, …"""
     ids = [make_row(i).id for i in range(plan.num_rows)]
     size = config.shards.rows
     return [sample(folder, config, i, ids[i * size : (i + 1) * size], failing) for i in range(plan.num_shards)]

@@ -15,14 +15,21 @@ if TYPE_CHECKING:
 
 
 class OpenPage(Protocol):
-    """Gives a watched page; options are those of a playwright context."""
+    """Return a watched page; options are those of a playwright context."""
 
     def __call__(self, **options: Any) -> AbstractContextManager[Watched]: ...
 
 
-@pytest.fixture(
-    scope="module"
-)  # not longer: while it lives, an asyncio loop runs in this thread, and others' tests fail
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that open a browser as slow."""
+    for item in items:
+        if "open_page" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
+
+# Not of a longer scope: until it ends, an asyncio loop runs in this thread, in which others' tests fail.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with launched() as browser:
         yield browser

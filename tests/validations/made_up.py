@@ -1,4 +1,4 @@
-"""A verdict with made-up figures that look like a real dataset's."""
+"""Verdict with made-up metrics that resemble a real dataset's."""
 
 from __future__ import annotations
 

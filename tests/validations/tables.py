@@ -1,4 +1,4 @@
-"""Datasets that keep every promise, to be broken in one place."""
+"""Datasets that pass every check, for tests to break one thing in."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BOS = "<s>"
 
 
 def vocabulary() -> Vocabulary:
-    """Of the byte tokenizer."""
+    """Return the vocabulary of the byte tokenizer."""
     backend = byte_speller().backend_tokenizer
 
     def pieces(token_ids: Any) -> list[str]:
@@ -40,7 +40,7 @@ def vocabulary() -> Vocabulary:
 
 
 def facts(**changes: Any) -> DatasetMetadata:
-    """Everything is known."""
+    """Return metadata in which every value is known."""
     known: dict[str, Any] = {
         "teacher_sees_reference": True,
         "theta_turn": TURN,
@@ -54,7 +54,7 @@ def facts(**changes: Any) -> DatasetMetadata:
 def made_row(
     i: int, sample_idx: int = 0, finish_reason: FinishReason = "eos", text: str | None = None
 ) -> dict[str, Any]:
-    """Row i of a dataset: a question, its two prompts, a right answer of some 30 tokens."""
+    """Return row i of a dataset: a question, its two prompts, a right answer of some 30 tokens."""
     answer = i + 1000
     text = f"Row {i} of {sample_idx} makes\n#### {answer}" if text is None else text
     output = make_output(f"{i:032x}", sample_idx, finish_reason=finish_reason, text=text)
@@ -74,7 +74,7 @@ def made_row(
 
 
 def made_rows(num_rows: int = 24, **settings: Any) -> list[dict[str, Any]]:
-    """Rows 0, 1, 2, …"""
+    """Return rows 0, 1, 2, …"""
     return [made_row(i, **settings) for i in range(num_rows)]
 
 
@@ -92,12 +92,12 @@ SCHEMA = pa.schema([field.with_nullable(True) for field in SCHEMA])
 
 
 def to_table(rows: list[dict[str, Any]]) -> pa.Table:
-    """As the pipeline publishes them."""
+    """Return rows as the table that the pipeline publishes."""
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
 def written(folder: Path, *tables: pa.Table, row_group_size: int | None = None) -> list[Path]:
-    """The tables as Parquet files."""
+    """Write tables as Parquet files."""
     paths = [folder / f"train-{i:05d}.parquet" for i in range(len(tables))]
     for path, table in zip(paths, tables, strict=True):
         pq.write_table(table, path, row_group_size=row_group_size)
@@ -105,7 +105,7 @@ def written(folder: Path, *tables: pa.Table, row_group_size: int | None = None) 
 
 
 def write_known(folder: Path) -> None:
-    """`facts()` as they lie beside a dataset: facts.json with tokenizer.json."""
+    """Write `facts()` into a dataset's folder: facts.json and tokenizer.json."""
     known: dict[str, Any] = {"kl_symmetric": True, "teacher_sees_reference": True}
     known |= {"theta_turn": asdict(TURN), "teacher_turn": asdict(TURN)}
     known |= {"eos_ids": [EOS_ID], "stop_token_ids": [], "theta_bos": BOS, "teacher_bos": BOS}
@@ -113,8 +113,10 @@ def write_known(folder: Path) -> None:
     (folder / "tokenizer.json").write_text(byte_speller().backend_tokenizer.to_str())
 
 
-def changed(rows: list[dict[str, Any]], change: Callable[[dict[str, Any]], None], *places: int) -> list[dict[str, Any]]:
-    """The rows after `change` was done to some of them."""
-    for place in places:
-        change(rows[place])
+def changed(
+    rows: list[dict[str, Any]], change: Callable[[dict[str, Any]], None], *indices: int
+) -> list[dict[str, Any]]:
+    """Apply `change` to some of the rows."""
+    for index in indices:
+        change(rows[index])
     return rows

@@ -1,4 +1,4 @@
-"""The gate: one dataset that passes, then for each check one that breaks just it."""
+"""The gate on a dataset that passes, and on one for each check that fails it alone."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def put(**values: Any) -> Change:
     return lambda row: row.update(values)
 
 
-def put_token(place: int, **values: Any) -> Change:
-    """Replace figures of one token."""
+def put_token(index: int, **values: Any) -> Change:
+    """Replace values of one token."""
 
     def change(row: Row) -> None:
         for name, value in values.items():
-            row[name][place] = value
+            row[name][index] = value
 
     return change
 
 
 def recounted(change: Change) -> Change:
-    """The change, with the row's own figures brought after it, so that they break nothing of their own."""
+    """Return the change with the row's means and counts recomputed after it."""
 
     def changed_row(row: Row) -> None:
         change(row)
@@ -65,8 +65,8 @@ def recounted(change: Change) -> Change:
     return changed_row
 
 
-def said(text: str, reason: str = "eos") -> Change:
-    """Another completion, spelt by its ids, numbers and all."""
+def spelt(text: str, reason: str = "eos") -> Change:
+    """Replace the completion with its token ids and numbers."""
     return lambda row: row.update({**made_row(999, text=text, finish_reason=reason), **_identity(row, text)})  # type: ignore[arg-type]
 
 
@@ -76,20 +76,19 @@ def _identity(row: Row, text: str) -> Row:
 
 
 def exclaim(row: Row) -> None:
-    """A text that the ids do not spell, the conversation's too."""
+    """Change the completion and the conversation, but not the ids."""
     row["completion"] += "!"
     row["messages"][-1]["content"] += "!"
 
 
 def ask_otherwise(row: Row) -> None:
-    """Theta is asked another question, as the conversation says."""
-    for place in (row, row["messages"][0]):
-        name = "theta_prompt" if place is row else "content"
-        place[name] = place[name].replace("What is", "Whatever is")
+    """Change the question in theta's prompt and the conversation."""
+    for holder, name in ((row, "theta_prompt"), (row["messages"][0], "content")):
+        holder[name] = holder[name].replace("What is", "Whatever is")
 
 
 def fall_back(row: Row) -> None:
-    """Every token but the first from the teacher, with numbers that agree."""
+    """Let every token but the first fall back to the teacher, with consistent numbers."""
     for name, values in {"mode": "fallback", "alpha": 1.0}.items():
         row[name][1:] = [values] * (row["num_tokens"] - 1)
     row["log_z"][1:] = [0.0] * (row["num_tokens"] - 1)
@@ -97,11 +96,11 @@ def fall_back(row: Row) -> None:
 
 
 def guess(row: Row) -> None:
-    """A mode that does not exist, with numbers that agree."""
+    """Set an unknown mode, with consistent numbers."""
     put_token(3, mode="guessed", alpha=1.0, log_z=0.0, logprob_q=row["logprob_teacher"][3])(row)
 
 
-# Check → what breaks it, in how many rows, and what the refusal says.
+# Check → a change that fails it, the rows changed, and a part of the refusal.
 BREAKS: dict[str, tuple[Change, range, str]] = {
     "has_id": (put(id=""), range(1), "limit True, value False (row , sample 0) in 1 of 24 rows"),
     "num_duplicates": (put(id=f"{3:032x}"), range(1), "limit ≤ 0, value 1"),
@@ -127,11 +126,11 @@ BREAKS: dict[str, tuple[Change, range, str]] = {
     "finish_reason": (put(finish_reason="tired"), range(1), "eos or stop or length, value 'tired' (row 0000"),
     "decodes": (exclaim, range(1), "value False (row 0000"),
     "ends_right": (put(finish_reason="stop"), range(1), "value False (row 0000"),
-    "empty_rate": (said(""), range(1), "limit ≤ 0.01, value 0.0416667"),
-    "eos_rate": (said("cut", "length"), range(13), "limit ≥ 0.5, value 0.458333"),
-    "loop_rate": (said("ha" * 40), range(2), "limit ≤ 0.05, value 0.0833333"),
-    "garbled_rate": (said("a\x07bc"), range(1), "limit ≤ 0.01, value 0.0416667"),
-    "correct_rate": (said("#### 7"), range(6), "limit ≥ 0.9, value 0.75"),
+    "empty_rate": (spelt(""), range(1), "limit ≤ 0.01, value 0.0416667"),
+    "eos_rate": (spelt("cut", "length"), range(13), "limit ≥ 0.5, value 0.458333"),
+    "loop_rate": (spelt("ha" * 40), range(2), "limit ≤ 0.05, value 0.0833333"),
+    "garbled_rate": (spelt("a\x07bc"), range(1), "limit ≤ 0.01, value 0.0416667"),
+    "correct_rate": (spelt("#### 7"), range(6), "limit ≥ 0.9, value 0.75"),
     "lists_align": (lambda row: row["alpha"].pop(), range(1), "in 1 of 24 rows"),
     "is_finite": (recounted(put_token(3, entropy=math.nan)), range(1), "in 1 of 24 rows"),
     "mode_is_known": (recounted(guess), range(1), "in 1 of 24 rows"),
@@ -163,16 +162,16 @@ BREAKS: dict[str, tuple[Change, range, str]] = {
 }  # fmt: skip
 NAMES_A_ROW = ("question_rate", "leak_rate", "reference_rate", "empty_rate", "loop_rate", "garbled_rate")
 WARNINGS: dict[str, tuple[Change, range, str]] = {
-    "length_rate": (said("cut", "length"), range(9), "limit ≤ 0.3, value 0.375"),
+    "length_rate": (spelt("cut", "length"), range(9), "limit ≤ 0.3, value 0.375"),
     "duplicate_rate": (
         lambda row: row.update({**made_row(5), "id": row["id"]}), range(3), "limit ≤ 0.05, value 0.125"
     ),
-    "stray_rate": (said("这是一个完全不同的语言写成的答案"), range(2), "limit ≤ 0.05, value 0.0833333"),
+    "stray_rate": (spelt("这是一个完全不同的语言写成的答案"), range(2), "limit ≤ 0.05, value 0.0833333"),
 }  # fmt: skip
 
 
 def test_a_good_dataset_passes_with_its_figures(tmp_path: Path) -> None:
-    rows = changed(made_rows(NUM_ROWS), said("cut", "length"), 5)
+    rows = changed(made_rows(NUM_ROWS), spelt("cut", "length"), 5)
     verdict = verdict_on(tmp_path, rows)
     assert verdict.passed, verdict.refusals
     assert verdict.warnings == ()
@@ -220,8 +219,8 @@ def test_a_good_dataset_passes_with_its_figures(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", BREAKS)
 def test_each_check_is_broken_alone(tmp_path: Path, name: str) -> None:
-    change, places, words = BREAKS[name]
-    rows = [] if name == "num_rows" else changed(made_rows(NUM_ROWS), change, *places)
+    change, indices, message = BREAKS[name]
+    rows = [] if name == "num_rows" else changed(made_rows(NUM_ROWS), change, *indices)
     # Rows that do not end are cut rows; a limit on right answers is the user's own.
     limits = {"eos_rate": {"length_rate_max": 1.0}, "correct_rate": {"correct_rate_min": 0.9}}.get(name, {})
     verdict = verdict_on(tmp_path, rows, Limits.model_validate(limits))
@@ -229,7 +228,7 @@ def test_each_check_is_broken_alone(tmp_path: Path, name: str) -> None:
     assert not verdict.passed
     (refusal,) = verdict.refusals
     assert f"({name}): limit " in refusal
-    assert words in refusal
+    assert message in refusal
     assert failed(verdict)[name].meaning in refusal
     if name in NAMES_A_ROW:
         assert f"first: row {0:032x}, sample 0" in refusal
@@ -238,20 +237,23 @@ def test_each_check_is_broken_alone(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", WARNINGS)
 def test_some_checks_only_warn(tmp_path: Path, name: str) -> None:
-    change, places, words = WARNINGS[name]
-    verdict = verdict_on(tmp_path, changed(made_rows(NUM_ROWS), change, *places))
+    change, indices, message = WARNINGS[name]
+    verdict = verdict_on(tmp_path, changed(made_rows(NUM_ROWS), change, *indices))
     assert list(failed(verdict)) == [name]
     assert verdict.passed
     (warning,) = verdict.warnings
-    assert words in warning
-    refused = verdict_on(tmp_path, changed(made_rows(NUM_ROWS), change, *places), Limits(severity={name: "refuse"}))
-    assert len(refused.refusals) == 1
-    off = verdict_on(tmp_path, changed(made_rows(NUM_ROWS), change, *places), Limits(severity={name: "off"}))
+    assert message in warning
+
+
+def test_severity_turns_a_warning_into_a_refusal_or_off(tmp_path: Path) -> None:
+    rows = changed(made_rows(NUM_ROWS), WARNINGS["stray_rate"][0], *range(2))
+    assert len(verdict_on(tmp_path, rows, Limits(severity={"stray_rate": "refuse"})).refusals) == 1
+    off = verdict_on(tmp_path, rows, Limits(severity={"stray_rate": "off"}))
     assert (off.passed, off.warnings) == (True, ())
 
 
 def test_fallback_at_one_position_warns(tmp_path: Path) -> None:
-    """120 rows whose second token alone falls back: few of all tokens, all of that position's."""
+    """In 120 rows the second token alone falls back: few of all tokens, all of that position's."""
 
     def second_falls_back(row: Row) -> None:
         put_token(1, mode="fallback", alpha=1.0, log_z=0.0, logprob_q=row["logprob_teacher"][1])(row)
@@ -277,7 +279,7 @@ def test_a_completion_without_tokens(tmp_path: Path) -> None:
 
 
 def test_what_is_not_known_is_not_judged(tmp_path: Path) -> None:
-    """A foreign dataset: no tokenizer, no prompts."""
+    """A dataset made elsewhere, without tokenizer and prompts."""
     table = to_table(made_rows(NUM_ROWS)).drop_columns(["theta_prompt", "teacher_prompt", "messages", "example"])
     verdict = judge(written(tmp_path, table), Limits(), DatasetMetadata(unknown="nobody knows"))
     assert verdict.passed
@@ -292,6 +294,15 @@ def test_what_is_not_known_is_not_judged(tmp_path: Path) -> None:
     assert verdict.aggregates.samples[0].pieces[0].startswith("⟨")
 
 
+def test_a_null_in_every_column_is_refused(tmp_path: Path) -> None:
+    rows = made_rows(len(made_row(0)))
+    for row, name in zip(rows, made_row(0), strict=True):
+        row[name] = None
+    verdict = verdict_on(tmp_path, rows)
+    assert {"has_id", "lists_align", "figures_follow"} <= set(failed(verdict))
+
+
+@pytest.mark.slow
 def test_nulls_are_refused_and_crash_nothing(tmp_path: Path) -> None:
     for name in made_row(0):
         verdict = verdict_on(tmp_path, changed(made_rows(NUM_ROWS), put(**{name: None}), 3))
@@ -307,7 +318,7 @@ def test_the_kl_error_counts_under_kl_symmetry_alone(tmp_path: Path) -> None:
 
 
 def test_a_token_that_theta_cannot_say_is_no_defect(tmp_path: Path) -> None:
-    """A forced token may be impossible under theta: log π_θ = −inf, KL = inf are then the truth."""
+    """A forced token may be impossible under theta: log π_θ = −inf and KL = inf are then right."""
     change = recounted(put_token(0, logprob_theta=-math.inf, kl_theta=math.inf, kl_error=math.inf))
     verdict = verdict_on(tmp_path, changed(made_rows(NUM_ROWS), change, 0))
     assert verdict.passed, verdict.refusals
@@ -315,7 +326,7 @@ def test_a_token_that_theta_cannot_say_is_no_defect(tmp_path: Path) -> None:
 
 
 def test_batches_across_files_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seven files in row groups of two, judged five rows at a time: what fails far apart is one line."""
+    """Seven files in row groups of two, judged five rows at a time: failures in two batches are one result."""
     monkeypatch.setattr(gate_module, "JUDGED_ROWS", 5)
     rows = made_rows(42)
     change = BREAKS["max_kl_error"][0]

@@ -1,4 +1,4 @@
-"""The limits of the gate, by preset and by hand."""
+"""Limits of the gate, by preset and by configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured of a dataset in one streaming pass, row by row and as a whole.
+"""Metrics of a dataset, computed in one streaming pass, of each row and of the whole.
 
 `scan` is the entry. It imports the record schema of `sampling` alone; the gate and `tasks` import it.
 """

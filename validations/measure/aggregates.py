@@ -1,18 +1,18 @@
-"""What a report draws of a dataset: sums by bin, a few rows in full, nothing that grows with the rows."""
+"""Aggregates of a dataset, from which a report is drawn; their size does not grow with the rows."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-Metrics = dict[str, float | int | None]  # of a whole dataset, by name
+Metrics = dict[str, float | int | None]  # of a whole dataset, by name; None: not measured
 
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """Counts by bin."""
+    """Counts of values by bin."""
 
     edges: list[float]  # [N+1] ascending
-    counts: list[int]  # [N]; what lies outside the edges is counted in the outer bins
+    counts: list[int]  # [N]; values outside the edges are counted in the outer bins
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +40,11 @@ class Correctness:
 
 @dataclass(frozen=True, slots=True)
 class WorstRow:
-    """A row that is far out in one figure."""
+    """One of the worst rows by one metric."""
 
     id: str
     sample_idx: int
-    figure: str  # a name of ROW_COLUMNS, or num_tokens
+    metric: str  # a column of `measure_rows`
     value: float
     num_tokens: int
     finish_reason: str
@@ -53,30 +53,30 @@ class WorstRow:
 
 @dataclass(frozen=True, slots=True)
 class SampleRow:
-    """A row in full, for reading token by token; its texts are cut to what a page bears."""
+    """One row in full, to be read token by token; long texts are cut."""
 
     id: str
     sample_idx: int
-    why: str  # it was chosen
+    why: str  # the reason that it was chosen
     theta_prompt: str | None
     teacher_prompt: str | None
     completion: str
     finish_reason: str
     reference: str | None  # the source's final answer, else its answer
     is_correct: bool | None  # None: not judged
-    pieces: list[str]  # [T] text of each token; `⟨id⟩` where no tokenizer is at hand
+    pieces: list[str]  # [T] text of each token; `⟨id⟩` without a tokenizer
     mode: list[str]  # [T]
     alpha: list[float]  # [T]
     kl_error: list[float]  # [T]
     logprob_q: list[float]  # [T]
     logprob_theta: list[float]  # [T] may be −inf
     logprob_teacher: list[float]  # [T] may be −inf
-    num_left_out: int = 0  # tokens past the shown ones
+    num_left_out: int = 0  # tokens after the first T
 
 
 @dataclass(frozen=True, slots=True)
 class Aggregates:
-    """One streaming pass over a dataset."""
+    """Aggregates of one dataset."""
 
     alpha: Histogram  # of mixed tokens, [0, 1]
     log10_kl_error: Histogram  # of mixed tokens; nats

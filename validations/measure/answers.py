@@ -1,11 +1,11 @@
-"""The final answer inside a completion."""
+"""Extraction of the final answer from a completion."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 
-# A final answer stands at the end. All of a long derivation would be parsed as candidates, 20-180 ms each.
+# A final answer is at the end; every formula of a long derivation would be parsed as a candidate, 20-180 ms each.
 MAX_CHARS = 4_000
 MAX_ANSWER_CHARS = 1_000
 
@@ -20,22 +20,22 @@ PAIRS = frozenset(("()", "[]", "**", "``", "''", '""', "“”", "‘’"))
 
 
 def same_text(completion: str, answer: str) -> bool:
-    """Whether the completion's final answer is spelt like this one.
+    """Return whether the completion's final answer equals this one as text.
 
-    White space, brackets, quotes, `$`, `**` around it and `\\text{…}` make no difference. An answer that is no
-    mathematics is compared whatever its case, and may have a remark after it: `B) 42`, `Paris, of course`.
+    White space, brackets, quotes, `$`, `**` around it and `\\text{…}` are ignored. An answer that is not mathematics
+    is compared case-insensitively, and a remark may follow it: `B) 42`, `Paris, of course`.
     """
-    said = final_answer(completion)[0]
+    given = final_answer(completion)[0]
     if is_mathematics(answer):
-        return _plain(said) == _plain(answer)
-    wanted, said = _words(answer), _words(said)
-    return bool(wanted) and said.startswith(wanted) and said[len(wanted) :][:1] in ("", *".,;:)")
+        return _plain(given) == _plain(answer)
+    expected, given = _folded(answer), _folded(given)
+    return bool(expected) and given.startswith(expected) and given[len(expected) :][:1] in ("", *".,;:)")
 
 
 def final_answer(completion: str) -> tuple[str, str | None]:
-    """What a completion says at last, with its line from the mark on; None in place of that where nothing marks it.
+    """Return a completion's final answer, and its line from the marker on, or None where nothing marks it.
 
-    That is its last `\\boxed{…}`, else what follows the last `####`, `answer is` or `answer:`, else its last line.
+    It is the last `\\boxed{…}`, else what follows the last `####`, `answer is` or `answer:`, else the last line.
     """
     if (boxed := last_boxed(completion)) is not None:
         begin, end = boxed
@@ -47,10 +47,10 @@ def final_answer(completion: str) -> tuple[str, str | None]:
 
 
 def is_mathematics(answer: str) -> bool:
-    """Whether math-verify can compare it: it holds a number, a command or an operator, but no word.
+    """Return whether math-verify can compare it: it holds a number, a command or an operator, but no word.
 
-    A number with one word after it (`18 dollars`) is: the number counts. Sympy would take text for a product of
-    symbols; a single letter is a choice (`B`), or a variable, which is as well compared by its text.
+    A number with one word after it (`18 dollars`) counts as its number. Sympy would read text as a product of
+    symbols; a single letter is a choice (`B`), or a variable, for which comparing texts is enough.
     """
     if len(answer) > MAX_ANSWER_CHARS:
         return False
@@ -61,20 +61,20 @@ def is_mathematics(answer: str) -> bool:
 
 
 def formula(answer: str) -> str:
-    """What of an answer that is mathematics is to be parsed: a quantity's number, else all but what is around it."""
+    """Return the part of a mathematical answer to parse: a quantity's number, else all but its delimiters."""
     text = _plain(answer)
     quantity = QUANTITY.fullmatch(text)
     return quantity[1] if quantity else text
 
 
 def tail(completion: str) -> str:
-    """The last MAX_CHARS characters, from a line's beginning on: half a formula would be read as another."""
+    """Return the last MAX_CHARS characters from a line's start on: half a formula would be parsed as another."""
     tail = completion[-MAX_CHARS:].strip()
     return tail if len(completion) <= MAX_CHARS else tail.partition("\n")[2] or tail
 
 
 def _plain(text: str) -> str:
-    """Without what is around it; case and superscripts are mathematics, and stay."""
+    """Return a text without delimiters around it; case and superscripts are kept: they are mathematics."""
     text = " ".join(TEXT_COMMAND.sub(r"\1", text).split())
     while text:
         bare = text.strip("$ ").removesuffix(".").removeprefix("\\$").removesuffix("\\$")
@@ -86,21 +86,21 @@ def _plain(text: str) -> str:
     return text
 
 
-def _words(text: str) -> str:
+def _folded(text: str) -> str:
     text = _plain(unicodedata.normalize("NFKC", text)).casefold()
     # A choice with its text: (B) Paris.
     return text[1:] if text[:1] in ("(", "[") and text[2:3] in (")", "]") else text
 
 
 def last_boxed(text: str) -> tuple[int, int] | None:
-    """Where its content begins and ends; None without one, or where the end is cut off."""
+    """Return where the content of the last box begins and ends; None without one, or where its end is cut off."""
     begin = max(text.rfind("\\boxed{"), text.rfind("\\fbox{"))
     if begin < 0:
         return None
     begin = text.index("{", begin) + 1
     depth = 1
-    for place in range(begin, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[place], 0)
+    for index in range(begin, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[index], 0)
         if depth == 0:
-            return begin, place
+            return begin, index
     return None

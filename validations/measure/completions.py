@@ -1,4 +1,4 @@
-"""What is found of completions, row by row."""
+"""Checks of completions, vectorised over rows."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def ends_right(
     eos_ids: frozenset[int],
     stop_token_ids: frozenset[int],
 ) -> np.ndarray:  # [N] bool
-    """Whether an id that ends a row stands only at its end, and the last id is what the finish reason says.
+    """Return whether ending ids are only at a row's end, and the last id agrees with the finish reason.
 
-    "eos": an EOS id. "stop": no EOS id (a stop id, or any other on a stop string). "length": neither. An unknown
-    reason says nothing of the last id, a row without tokens is False.
+    "eos": an EOS id. "stop": no EOS id (a stop id, or any other on a stop string). "length": neither. Under an unknown
+    reason any last id is right; a row without tokens is False.
     """
     last = _last_ids(token_ids, starts)
     is_eos, is_stop = _is_in(last, eos_ids), _is_in(last, stop_token_ids)
@@ -34,9 +34,9 @@ def ends_right(
     right = (
         np.where(reason["eos"], is_eos, True) & ~(reason["stop"] & is_eos) & ~(reason["length"] & (is_eos | is_stop))
     )
-    places = np.flatnonzero(_is_in(token_ids, eos_ids | stop_token_ids))
-    row = np.searchsorted(starts, places, side="right") - 1
-    right[row[places != starts[row + 1] - 1]] = False
+    indices = np.flatnonzero(_is_in(token_ids, eos_ids | stop_token_ids))
+    row = np.searchsorted(starts, indices, side="right") - 1
+    right[row[indices != starts[row + 1] - 1]] = False
     return right & (np.diff(starts) > 0)
 
 
@@ -49,10 +49,10 @@ def decodes(
     stop_token_ids: frozenset[int],
     decode: Callable[[list[list[int]]], list[str]],
 ) -> np.ndarray:  # [N] bool
-    """Whether a completion is what a `Request` makes of its ids: their text, without a last id that ends the row.
+    """Return whether a completion is what a `Request` decodes: the text of its ids without a final ending id.
 
-    Where a stop string ended the row (reason "stop", the last id is no ending id) the text was cut where the string
-    begins: the ids' text must start with the completion. `decode` turns many rows into texts, special tokens left out.
+    Where a stop string ended the row (reason "stop", the last id is not an ending id) the text was cut where the string
+    begins: the ids' text must start with the completion. `decode` turns many rows into texts without special tokens.
     """
     ended = _is_in(_last_ids(token_ids, starts), eos_ids | stop_token_ids) & ~_bools(pc.equal(finish_reason, "length"))
     cut = _bools(pc.equal(finish_reason, "stop")) & ~ended
@@ -66,8 +66,8 @@ def decodes(
         texts = decode([ids[start:stop] for start, stop in bounds])
         wanted = _texts(completion.slice(begin, rows.stop - begin))
         right[rows] = _bools(pc.equal(pa.array(texts, pa.large_string()), wanted))
-        for place in np.flatnonzero(cut[rows] & ~right[rows]):
-            right[begin + place] = texts[place].startswith(wanted[int(place)].as_py())
+        for index in np.flatnonzero(cut[rows] & ~right[rows]):
+            right[begin + index] = texts[index].startswith(wanted[int(index)].as_py())
     return right
 
 
@@ -75,14 +75,14 @@ def loops(
     token_ids: np.ndarray,  # [T] int32
     starts: np.ndarray,  # [N+1] int64
 ) -> np.ndarray:  # [N] bool
-    """Whether a row of at least 32 tokens repeats itself: over half of its 8-grams stood earlier in it.
+    """Return whether a row of at least 32 tokens repeats itself: over half of its 8-grams occur earlier in it.
 
     The duplicate n-gram fraction of Gopher's filter (Rae et al. 2021, arXiv 2112.11446, table A1; datatrove's
-    GopherRepetitionFilter), in tokens where that has characters of words. There web pages are dropped from 13 % of
-    8-grams on. Solutions repeat their formulas, and a byte-level vocabulary repeats every word: of GSM8K's 7,473
-    reference solutions 13 % is passed by 0.1 % in words and 34 % in bytes (of those of 32), a half by none (highest:
-    19 % and 49 %). A row caught in a loop for most of its length does: of a loop of period p all but the first p
-    8-grams are repeats.
+    GopherRepetitionFilter), counted in tokens in place of characters of words. Gopher drops web pages above 13 % of
+    8-grams. Solutions repeat their formulas, and a byte-level vocabulary repeats every word: of GSM8K's 7,473
+    reference solutions 0.1 % in words and 34 % in bytes (of those of at least 32) exceed 13 %, none exceeds a half
+    (highest: 19 % and 49 %). A row in a loop for most of its length does: of period p, all but the first p 8-grams
+    are repeats.
     """
     found = np.zeros(len(starts) - 1, dtype=bool)
     for begin, end in _slices(starts, SLICE_TOKENS):
@@ -91,9 +91,9 @@ def loops(
 
 
 def is_garbled(completion: pa.Array) -> np.ndarray:  # [N] bool
-    """Whether a text holds U+FFFD, a private-use character, or a control character but tab, newline, form feed, return.
+    """Return whether a text holds U+FFFD, a private-use or a control character (not tab, newline, form feed, return).
 
-    One that is unassigned does not count: tables of Unicode are older than models.
+    Unassigned characters do not count: the Unicode tables here may be older than a model.
     """
     texts = _texts(completion)
     return _bools(pc.match_substring_regex(texts, r"[\x00-\x08\x0b\x0e-\x1f\x7f\x{80}-\x{9f}\x{fffd}\p{Co}]"))
@@ -103,12 +103,12 @@ def strays(
     completion: pa.Array,  # [N] string
     prompt: pa.Array,  # [N] string
 ) -> np.ndarray:  # [N] bool
-    """Whether a completion drifts into a script of which its prompt has no letter.
+    """Return whether a completion drifts into a script of which its prompt has no letter.
 
     At least 8 letters and 5 % of the completion's: a name or a quoted word is shorter, and a sentence in another
-    language is longer (a sentence of 8 Han characters is what some 25 Latin letters say). Greek and Latin letters are
-    mathematics too (π, αβγ, sin): they count in runs of 4 letters or more, and not as a LaTeX command (`\\frac`). Han
-    is at home where the prompt holds kana. A prompt that asks for a translation is not understood as such.
+    language is longer (8 Han characters say what some 25 Latin letters do). Greek and Latin letters are mathematics
+    too (π, αβγ, sin): they count in runs of 4 letters or more, and not as a LaTeX command (`\\frac`). Han is expected
+    where the prompt holds kana. A prompt that asks for a translation is not recognised.
     """
     texts, prompts = _texts(completion), _texts(prompt)
     plain = _bools(pc.string_is_ascii(texts)) & _bools(pc.match_substring_regex(prompts, "[A-Za-z]"))
@@ -130,12 +130,12 @@ def text_hashes(
     prompt: pa.Array,  # [N] string
     completion: pa.Array,  # [N] string
 ) -> np.ndarray:  # [N] uint64
-    """The same for two rows whose prompt and completion are the same; the same in every process."""
+    """Return a hash of each row's prompt and completion, which is the same in every process."""
     hashes = [
         pd.util.hash_array(_texts(texts).to_numpy(zero_copy_only=False), categorize=False)
         for texts in (prompt, completion)
     ]
-    # An odd factor tells (a, b) from (b, a), and keeps different hashes of one prompt's completions apart.
+    # An odd factor distinguishes (a, b) from (b, a), and keeps hashes of one prompt's completions different.
     return hashes[0] + hashes[1] * np.uint64(0xC2B2AE3D27D4EB4F)
 
 
@@ -148,14 +148,14 @@ def _loops(token_ids: np.ndarray, starts: np.ndarray) -> np.ndarray:
     mixed = token_ids.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     mixed ^= mixed >> np.uint64(29)
     hashes = np.zeros(len(token_ids) - NGRAM + 1, dtype=np.uint64)
-    for place in range(NGRAM):
+    for offset in range(NGRAM):
         hashes *= np.uint64(0xD1342543DE82EF95)
-        hashes += mixed[place : place + len(hashes)]
+        hashes += mixed[offset : offset + len(hashes)]
     row = np.repeat(np.arange(len(lengths)), num_grams)
-    place = np.arange(len(row)) + (starts[:-1] - (np.cumsum(num_grams) - num_grams))[row]
-    # A slice has at most 2**20 + 1 rows, so 43 bits of hash are left: two of 1,000 8-grams meet with a chance of 6e-8.
+    index = np.arange(len(row)) + (starts[:-1] - (np.cumsum(num_grams) - num_grams))[row]
+    # At most 2^20 + 1 rows leave 43 bits of hash: two of 1,000 8-grams collide with a chance of 6e-8.
     num_bits = np.uint64(64 - len(lengths).bit_length())
-    keys = row.astype(np.uint64) << num_bits | hashes[place] >> (np.uint64(64) - num_bits)
+    keys = row.astype(np.uint64) << num_bits | hashes[index] >> (np.uint64(64) - num_bits)
     keys.sort()
     repeated = keys[1:][keys[1:] == keys[:-1]] >> num_bits
     num_repeated = np.bincount(repeated.astype(np.int64), minlength=len(lengths))
@@ -166,7 +166,7 @@ def _slices(
     starts: np.ndarray,  # [N+1] int64
     most: int,
 ) -> Iterator[tuple[int, int]]:
-    """Ranges of at least one row, and of more while they hold no more than `most` altogether and `most` rows."""
+    """Yield ranges of at least one row, and of more while they hold at most `most` elements and `most` rows."""
     begin, num_rows = 0, len(starts) - 1
     while begin < num_rows:
         end = int(np.searchsorted(starts, starts[begin] + most, side="right")) - 1
@@ -187,7 +187,7 @@ def _is_in(token_ids: np.ndarray, ids: frozenset[int]) -> np.ndarray:  # [T] boo
 
 
 def _texts(array: pa.Array) -> pa.Array:
-    """As 64-bit strings, null as the empty one."""
+    """Return 64-bit strings, null as the empty one."""
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()
     return pc.fill_null(pc.cast(array, pa.large_string()), "")

@@ -1,4 +1,4 @@
-"""Sums by bin over a dataset's tokens: what the report's plots are drawn from."""
+"""Histograms and sums by position over a dataset's tokens, for the report's plots."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ LOG10_ESS_RATIO = np.linspace(-6.0, 6.0, 49)
 MAX_POSITION = 1 << 20
 NUM_LENGTHS = 40
 NUM_ALPHAS = 10
-LEAST_TOKENS = 100  # fewer at a position say nothing of its rate
+LEAST_TOKENS = 100  # a rate of fewer tokens at a position is noise
 
 
 def _position_starts() -> np.ndarray:
-    """0 to 31 one by one, then ranges that grow by a tenth: 140 to a million."""
+    """Return 0 to 31, then ranges that grow by a tenth: 140 in all up to 2^20."""
     starts = list(range(32))
     while starts[-1] < MAX_POSITION:
         starts.append(max(starts[-1] + 1, round(starts[-1] * 1.1)))
@@ -30,7 +30,7 @@ SUMS = ("num_tokens", "num_mixed", "num_fallback", "alpha", "alpha_squared", "js
 
 
 class TokenHistograms:
-    """Adds up batches; its size does not depend on theirs."""
+    """Sums over batches of tokens, of constant size."""
 
     def __init__(self) -> None:
         self._alpha = np.zeros(len(SHARES) - 1, dtype=np.int64)
@@ -42,15 +42,15 @@ class TokenHistograms:
         self._graded = np.zeros((2, NUM_ALPHAS), dtype=np.int64)  # right ones, all
 
     def add(self, tokens: Tokens) -> None:
-        """Take the tokens of a batch."""
+        """Add the tokens of a batch."""
         mixed = tokens.mode == MIXED
-        alpha = tokens.columns["alpha"].astype(np.float64)  # its squares: as float32 they feign a deviation of 1e-4
+        alpha = tokens.columns["alpha"].astype(np.float64)  # squares in float32 would show a deviation of 1e-4
         self._alpha += _counted(alpha[mixed], SHARES)
         self._overlap += _counted(tokens.columns["overlap_mass"], SHARES)
         with np.errstate(divide="ignore", invalid="ignore"):
             self._kl_error += _counted(np.log10(tokens.columns["kl_error"][mixed]), LOG10_KL_ERROR)
             self._ess += _counted(np.log10(tokens.columns["ess_ratio"][mixed]), LOG10_ESS_RATIO)
-        place = np.searchsorted(STARTS, tokens.position, side="right") - 1
+        bins = np.searchsorted(STARTS, tokens.position, side="right") - 1
         mixed_alpha = np.where(mixed, alpha, 0.0)
         for name, weights in (
             ("num_tokens", None),
@@ -61,29 +61,29 @@ class TokenHistograms:
             ("js", tokens.columns["js"]),
             ("overlap_mass", tokens.columns["overlap_mass"]),
         ):
-            self._sums[name] += np.bincount(place, weights, minlength=len(STARTS))
+            self._sums[name] += np.bincount(bins, weights, minlength=len(STARTS))
 
     def add_lengths(self, reason: str, num_tokens: np.ndarray) -> None:  # [N] int64, ≥ 0
-        """Take the lengths of completions that ended for one reason; longer ones count as 2^20."""
-        counts = np.bincount(np.minimum(num_tokens, MAX_POSITION))  # a foreign 2^31 would take 16 GB
+        """Add the lengths of completions with one finish reason; longer ones count as 2^20."""
+        counts = np.bincount(np.minimum(num_tokens, MAX_POSITION))  # a length of 2^31 would take 16 GB
         before = self._lengths.get(reason, np.zeros(0, dtype=np.int64))
         size = max(len(before), len(counts))
         self._lengths[reason] = np.pad(before, (0, size - len(before))) + np.pad(counts, (0, size - len(counts)))
 
     def add_grades(self, mean_alpha: np.ndarray, correct: np.ndarray) -> None:  # [N] float64, [N] bool
-        """Take completions whose final answer was compared."""
-        place = np.clip(np.nan_to_num(mean_alpha) * NUM_ALPHAS, 0, NUM_ALPHAS - 1).astype(np.int64)
-        self._graded += [np.bincount(place[correct], minlength=NUM_ALPHAS), np.bincount(place, minlength=NUM_ALPHAS)]
+        """Add completions whose final answer was compared."""
+        bins = np.clip(np.nan_to_num(mean_alpha) * NUM_ALPHAS, 0, NUM_ALPHAS - 1).astype(np.int64)
+        self._graded += [np.bincount(bins[correct], minlength=NUM_ALPHAS), np.bincount(bins, minlength=NUM_ALPHAS)]
 
     def max_fallback_rate(self) -> float | None:
-        """The largest share of fallback tokens in a range of positions; None where none holds enough tokens."""
+        """Return the largest share of fallback tokens in a range of positions; None where none holds LEAST_TOKENS."""
         enough = self._sums["num_tokens"] >= LEAST_TOKENS
         if not enough.any():
             return None
         return float((self._sums["num_fallback"][enough] / self._sums["num_tokens"][enough]).max())
 
     def histograms(self) -> dict[str, Histogram]:
-        """By the names of `Aggregates`."""
+        """Return the histograms over tokens, by the field of `Aggregates`."""
         return {
             "alpha": _histogram(SHARES, self._alpha),
             "log10_kl_error": _histogram(LOG10_KL_ERROR, self._kl_error),
@@ -92,7 +92,7 @@ class TokenHistograms:
         }
 
     def lengths(self) -> dict[str, Histogram]:
-        """Tokens a completion, by finish reason."""
+        """Return histograms of the number of tokens, by finish reason."""
         longest = max((len(counts) - 1 for counts in self._lengths.values()), default=0)
         edges = np.arange(0, longest + 2) if longest < NUM_LENGTHS else np.linspace(0, longest + 1, NUM_LENGTHS + 1)
         return {
@@ -101,7 +101,7 @@ class TokenHistograms:
         }
 
     def by_position(self) -> ByPosition:
-        """Ranges that hold a token."""
+        """Return the means of the ranges that hold a token."""
         held = np.flatnonzero(self._sums["num_tokens"])
         sums = {name: values[held] for name, values in self._sums.items()}
         mean_alpha = _means(sums["alpha"], sums["num_mixed"])
@@ -122,7 +122,7 @@ class TokenHistograms:
         )
 
     def correctness(self) -> Correctness | None:
-        """None where no answer was compared."""
+        """Return None where no answer was compared."""
         if not self._graded.any():
             return None
         correct, judged = self._graded.tolist()
@@ -130,7 +130,7 @@ class TokenHistograms:
 
 
 def _counted(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Values by bin [N] int64 of evenly spaced edges; those outside in the outer bins, NaN nowhere."""
+    """Return counts [N] int64 in evenly spaced bins; values outside count in the outer bins, NaN in none."""
     num = len(edges) - 1
     values = values[~np.isnan(values)]
     scaled = (values.astype(np.float64) - edges[0]) * (num / (edges[-1] - edges[0]))

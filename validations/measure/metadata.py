@@ -1,4 +1,4 @@
-"""What a dataset's maker knows of it."""
+"""Metadata of a dataset that its checks need: tokenizers, chat turns, mixture."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """The two models' tokenizers, as far as completions and prompts are judged by them."""
+    """The parts of the two models' tokenizers that checks use."""
 
     decode: Callable[[list[list[int]]], list[str]]  # completions to texts, special tokens left out
     pieces: Callable[[Sequence[int]], list[str]]  # one completion to the text that each token adds
@@ -20,7 +20,7 @@ class Vocabulary:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What a chat template writes around a user's turn."""
+    """Texts that a chat template writes around a user's turn."""
 
     before: str
     after: str
@@ -28,10 +28,10 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class DatasetMetadata:
-    """What is not known is None, and what needs it is not judged; `unknown` says why."""
+    """Metadata of one dataset; checks that need a value that is None are not judged, for the reason `unknown`."""
 
     kl_symmetric: bool = True  # α solves KL symmetry, so its error is judged
-    teacher_sees_reference: bool = False  # the teacher's template names it
+    teacher_sees_reference: bool = False  # the teacher's template names the reference
     theta_turn: Turn | None = None  # None: no chat template
     teacher_turn: Turn | None = None
     vocabulary: Vocabulary | None = None

@@ -1,4 +1,4 @@
-"""The figures of a dataset, summed batch by batch."""
+"""Metrics of a dataset, summed batch by batch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MEANS = (
 
 @dataclass(slots=True)
 class MetricSums:
-    """Adds up batches of rows; 16 bytes a row stay in memory, to find what is there twice."""
+    """Sums over batches of rows, with 16 bytes a row to find duplicates."""
 
     _sums: dict[str, float] = field(default_factory=dict)
     _kl_error_max: float = -np.inf
@@ -32,8 +32,8 @@ class MetricSums:
     _first: dict[str, str] = field(default_factory=dict)
 
     def add_rows(self, rows: pd.DataFrame, keys: np.ndarray, texts: np.ndarray | None) -> None:
-        """Takes the frame of a scan, with hashes [N] uint64 of (id, sample_idx), of prompt and text."""
-        # 64 bits: two different rows of ten million share a hash with a chance of 3 in a million.
+        """Add a frame of `measure_rows`, with hashes [N] uint64 of (id, sample_idx), and of prompt and completion."""
+        # 64 bits: two of ten million hashes collide with a chance of 3 in a million.
         self._keys.append(keys)
         if texts is not None:
             self._texts.append(texts)
@@ -47,7 +47,7 @@ class MetricSums:
             self._kl_error_max = max(self._kl_error_max, float(rows["max_kl_error"].max()))
 
     def add_tokens(self, tokens: Tokens) -> None:
-        """Takes the rows' tokens."""
+        """Add the rows' tokens."""
         self._add("num_tokens", len(tokens))
         for name, mode in (("mixed", MIXED), ("forced", FORCED), ("fallback", FALLBACK)):
             self._add(f"num_{name}", float(np.count_nonzero(tokens.mode == mode)))
@@ -55,29 +55,29 @@ class MetricSums:
             self._add(f"mean_{name}", tokens.columns[name].sum(dtype=np.float64))
 
     def add_prompts(self, prompts: PromptMetrics, names: Sequence[str] = ()) -> None:
-        """Takes what is known of the rows' prompts; `names` [N] are what the rows are called in a message."""
+        """Add the metrics of the rows' prompts; `names` [N] are the rows' names in a message."""
         if prompts.question is not None:
             self._add("num_examples", len(prompts.question))
             self._add("num_questions", prompts.question.sum())
-        if prompts.referenced is not None and prompts.shown is not None:
+        if prompts.referenced is not None and prompts.carried is not None:
             self._add("num_referenced", prompts.referenced.sum())
-            self._add("num_shown", (prompts.referenced & prompts.shown).sum())
+            self._add("num_carried", (prompts.referenced & prompts.carried).sum())
         if prompts.frames is not None and prompts.leaked is not None:
             self._leaks.add(prompts.frames, prompts.leaked, names)
         if names and prompts.question is not None:
             self._note("question_rate", ~prompts.question, names)
-        if names and prompts.referenced is not None and prompts.shown is not None:
-            self._note("reference_rate", prompts.referenced & ~prompts.shown, names)
+        if names and prompts.referenced is not None and prompts.carried is not None:
+            self._note("reference_rate", prompts.referenced & ~prompts.carried, names)
 
     def add_flags(self, rows: pd.DataFrame, names: Sequence[str]) -> None:
-        """Notes the first row of each rate over completions."""
+        """Note the first row of each rate over completions."""
         for column, check in FLAGS.items():
             if column in rows:
                 self._note(check, rows[column].to_numpy(dtype=bool), names)
         self._note("length_rate", (rows["finish_reason"] == "length").to_numpy(), names)
 
     def first_rows(self) -> dict[str, str]:
-        """The first row that each check of the whole dataset is about, by the check's name."""
+        """Return the first row behind each check of the whole dataset, by the check's name."""
         leak = self._leaks.first_leak()
         return self._first | ({"leak_rate": leak} if leak else {})
 
@@ -86,13 +86,13 @@ class MetricSums:
             self._first[check] = names[int(found.argmax())]
 
     def add_grades(self, grades: list[bool | None]) -> None:
-        """Takes right, wrong, or not judged in time, for the completions that have a final answer."""
+        """Add right, wrong, or not judged in time, for the completions that have a final answer."""
         self._add("num_graded", sum(grade is not None for grade in grades))
         self._add("num_ungraded", sum(grade is None for grade in grades))
         self._add("num_correct", sum(grade is True for grade in grades))
 
     def metrics(self, *, teacher_sees_reference: bool) -> Metrics:
-        """Rates over rows or tokens, means over tokens; None where nothing was counted or a sum is not finite."""
+        """Return rates over rows or tokens, means over tokens; None where nothing was counted or a sum is infinite."""
         sums = {"num_rows": 0.0, **self._sums}
         metrics: Metrics = {
             "num_rows": int(sums["num_rows"]),
@@ -115,7 +115,7 @@ class MetricSums:
             "num_ungraded": int(sums.get("num_ungraded", 0)),
             "correct_rate": _ratio(sums, "num_correct", "num_graded"),
             "question_rate": _ratio(sums, "num_questions", "num_examples"),
-            "reference_rate": _ratio(sums, "num_shown", "num_referenced") if teacher_sees_reference else None,
+            "reference_rate": _ratio(sums, "num_carried", "num_referenced") if teacher_sees_reference else None,
             "leak_rate": None,
         }
         if sums.get("num_referenced"):
@@ -127,7 +127,7 @@ class MetricSums:
 
 
 def _num_repeated(batches: list[np.ndarray]) -> int:
-    """How many hashes are there a second time, a third time, …"""
+    """Return how many hashes repeat an earlier one."""
     if not batches:
         return 0
     hashes = np.concatenate(batches)
@@ -135,7 +135,7 @@ def _num_repeated(batches: list[np.ndarray]) -> int:
 
 
 def _ratio(sums: dict[str, float], numerator: str, denominator: str) -> float | None:
-    """None where it was not counted, for an empty denominator, for a sum that is not finite (JSON has no word)."""
+    """Return None where it was not counted, for an empty denominator, or a sum that is not finite (JSON has none)."""
     if not sums.get(denominator) or numerator not in sums:
         return None
     value = sums[numerator] / sums[denominator]

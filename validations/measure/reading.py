@@ -1,4 +1,4 @@
-"""A dataset's rows as Arrow tables of a bounded size."""
+"""Parquet reader that yields a dataset's rows as Arrow tables of bounded size."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pyarrow.parquet as pq
 
 from sampling.record import RECORD_SCHEMA
 
-BATCH_BYTES = 48 << 20  # in memory; Python's own objects for its texts take about as much again
-# A foreign dataset may lack them, or name something else so: then they are lacking.
+BATCH_BYTES = 48 << 20  # of Arrow memory; the Python objects of its texts take about as much again
+# Optional: a dataset made elsewhere may lack them; columns of other types under these names are left out.
 PROMPT_COLUMNS = ("theta_prompt", "teacher_prompt", "example", "messages")
 EXAMPLE_FIELDS = ("question", "answer", "solution", "final_answer")
 
 
 def read_batches(parquet_files: Sequence[Path], batch_bytes: int = BATCH_BYTES) -> Iterator[pa.Table]:
-    """The judged columns, file after file, about `batch_bytes` at a time; what a row group holds bounds the memory."""
+    """Yield the judged columns, file after file, about `batch_bytes` at a time and one row group at most."""
     for path in parquet_files:
         with pq.ParquetFile(path) as file:
             columns = [*RECORD_SCHEMA.names, *_prompt_columns(file.schema_arrow)]
@@ -34,12 +34,12 @@ def _prompt_columns(schema: pa.Schema) -> list[str]:
     return [
         name
         for name in PROMPT_COLUMNS
-        if schema.get_field_index(name) >= 0 and _holds(schema.field(name).type, name)  # −1: not there, or twice
+        if schema.get_field_index(name) >= 0 and _has_type(schema.field(name).type, name)  # −1: not there, or twice
     ]
 
 
-def _holds(found: pa.DataType, name: str) -> bool:
-    """Whether a column is of the type that its name promises: texts, or structs of texts."""
+def _has_type(found: pa.DataType, name: str) -> bool:
+    """Return whether a column's type is that of its name in the record: texts, or structs of texts."""
     if name == "example":
         return pa.types.is_struct(found) and all(
             _is_text(field.type) or pa.types.is_null(field.type) for field in found if field.name in EXAMPLE_FIELDS
@@ -48,8 +48,8 @@ def _holds(found: pa.DataType, name: str) -> bool:
         is_list = pa.types.is_list(found) or pa.types.is_large_list(found)
         if not is_list or not pa.types.is_struct(found.value_type):
             return False
-        place = found.value_type.get_field_index("content")
-        return place >= 0 and _is_text(found.value_type.field(place).type)
+        index = found.value_type.get_field_index("content")
+        return index >= 0 and _is_text(found.value_type.field(index).type)
     return _is_text(found)
 
 

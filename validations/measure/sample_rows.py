@@ -1,4 +1,4 @@
-"""The rows that a report shows one by one: the worst, some in full."""
+"""Picker of the rows that a report shows: the worst by each metric, and samples in full."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from validations.measure.metadata import Vocabulary
 from validations.measure.tokens import Tokens
 
 NUM_SAMPLES = 8  # rows in full, evenly spread over the dataset
-NUM_WORST = 5  # rows a figure
+NUM_WORST = 5  # rows a metric
 MAX_TOKENS, MAX_PROMPT_CHARS, MAX_EXCERPT_CHARS = 400, 4000, 160
-# What is shown of a token.
-SHOWN = ("alpha", "kl_error", "logprob_q", "logprob_theta", "logprob_teacher")
-# Figure of a row → whether its largest or its smallest values are the worst.
+# Columns shown of each token.
+TOKEN_FIELDS = ("alpha", "kl_error", "logprob_q", "logprob_theta", "logprob_teacher")
+# Metric of a row → whether its largest or its smallest values are the worst.
 WORST = {
     "max_kl_error": "largest",
     "fallback_rate": "largest",
@@ -32,7 +32,7 @@ IN_FULL = {"max_kl_error": "largest KL error", "fallback_rate": "most fallback t
 
 @dataclass(slots=True)
 class SampleRowPicker:
-    """Picks rows out of batches; `num_rows` is the dataset's, so that the samples spread over it."""
+    """Picker of rows from batches; the samples are spread over the dataset's `num_rows`."""
 
     num_rows: int
     vocabulary: Vocabulary | None
@@ -42,46 +42,46 @@ class SampleRowPicker:
     _worst: dict[str, list[tuple[float, WorstRow]]] = field(default_factory=dict)
 
     def add(self, table: pa.Table, tokens: Tokens, rows: pd.DataFrame, grades: dict[int, bool | None]) -> None:
-        """Take a batch: its table, the frame of `validations.measure.scan`, the grades of some rows by their place."""
+        """Add a batch: its table, its frame of `measure_rows`, the grades of some rows by their index."""
         for wanted in np.linspace(0, self.num_rows - 1, min(NUM_SAMPLES, self.num_rows)).astype(int):
-            place = int(wanted) - self._num_seen
-            if 0 <= place < len(table):
+            index = int(wanted) - self._num_seen
+            if 0 <= index < len(table):
                 why = f"row {wanted + 1} of {self.num_rows}"
-                self._samples.append(self._in_full(table, tokens, place, why, grades.get(place)))
-        for figure, kind in WORST.items():
-            badness = rows[figure].to_numpy(dtype="float64") * (1 if kind == "largest" else -1)
+                self._samples.append(self._in_full(table, tokens, index, why, grades.get(index)))
+        for metric, kind in WORST.items():
+            badness = rows[metric].to_numpy(dtype="float64") * (1 if kind == "largest" else -1)
             badness = np.where(np.isnan(badness), -np.inf, badness)
-            self._rank(figure, badness, table, rows)
+            self._rank(metric, badness, table, rows)
             worst = int(badness.argmax())
-            if figure in IN_FULL and badness[worst] > max(0.0, self._extremes.get(figure, (0.0, None))[0]):
-                shown = self._in_full(table, tokens, worst, IN_FULL[figure], grades.get(worst))
-                self._extremes[figure] = (float(badness[worst]), shown)
+            if metric in IN_FULL and badness[worst] > max(0.0, self._extremes.get(metric, (0.0, None))[0]):
+                row = self._in_full(table, tokens, worst, IN_FULL[metric], grades.get(worst))
+                self._extremes[metric] = (float(badness[worst]), row)
         self._num_seen += len(table)
 
     def worst(self) -> list[WorstRow]:
-        """The worst rows, figure by figure."""
+        """Return the worst rows, metric by metric."""
         return [row for ranked in self._worst.values() for _, row in ranked]
 
     def samples(self) -> list[SampleRow]:
-        """Rows in full, each once; those that are extreme last."""
-        shown = {(row.id, row.sample_idx): row for row in self._samples}
+        """Return rows in full, each once; those picked by a metric last."""
+        samples = {(row.id, row.sample_idx): row for row in self._samples}
         for _, row in self._extremes.values():
-            shown.setdefault((row.id, row.sample_idx), row)
-        return list(shown.values())
+            samples.setdefault((row.id, row.sample_idx), row)
+        return list(samples.values())
 
-    def _rank(self, figure: str, badness: np.ndarray, table: pa.Table, rows: pd.DataFrame) -> None:
-        ranked = self._worst.setdefault(figure, [])
-        for place in np.argsort(-badness, kind="stable")[:NUM_WORST]:
-            if np.isneginf(badness[place]) or (len(ranked) == NUM_WORST and badness[place] <= ranked[-1][0]):
+    def _rank(self, metric: str, badness: np.ndarray, table: pa.Table, rows: pd.DataFrame) -> None:
+        ranked = self._worst.setdefault(metric, [])
+        for index in np.argsort(-badness, kind="stable")[:NUM_WORST]:
+            if np.isneginf(badness[index]) or (len(ranked) == NUM_WORST and badness[index] <= ranked[-1][0]):
                 break
-            row = table.slice(int(place), 1).to_pylist()[0]
-            ranked.append((float(badness[place]), _worst_row(row, figure, float(rows[figure].iloc[place]))))
+            row = table.slice(int(index), 1).to_pylist()[0]
+            ranked.append((float(badness[index]), _worst_row(row, metric, float(rows[metric].iloc[index]))))
             ranked.sort(key=lambda pair: -pair[0])
             del ranked[NUM_WORST:]
 
-    def _in_full(self, table: pa.Table, tokens: Tokens, place: int, why: str, correct: bool | None) -> SampleRow:
-        row: dict[str, Any] = table.slice(place, 1).to_pylist()[0]
-        begin, end = int(tokens.starts[place]), int(tokens.starts[place + 1])
+    def _in_full(self, table: pa.Table, tokens: Tokens, index: int, why: str, correct: bool | None) -> SampleRow:
+        row: dict[str, Any] = table.slice(index, 1).to_pylist()[0]
+        begin, end = int(tokens.starts[index]), int(tokens.starts[index + 1])
         stop = min(end, begin + MAX_TOKENS)
         token_ids = tokens.token_ids[begin:stop].tolist()
         example = row.get("example") or {}
@@ -98,14 +98,14 @@ class SampleRowPicker:
             pieces=self.vocabulary.pieces(token_ids) if self.vocabulary else [f"⟨{token}⟩" for token in token_ids],
             mode=[MODES[mode] if mode >= 0 else "unknown" for mode in tokens.mode[begin:stop]],
             num_left_out=end - stop,
-            **{name: tokens.columns[name][begin:stop].tolist() for name in SHOWN},
+            **{name: tokens.columns[name][begin:stop].tolist() for name in TOKEN_FIELDS},
         )
 
 
-def _worst_row(row: dict[str, Any], figure: str, value: float) -> WorstRow:
+def _worst_row(row: dict[str, Any], metric: str, value: float) -> WorstRow:
     excerpt = _cut(row["completion"], MAX_EXCERPT_CHARS) or ""
     reason, num_tokens = row["finish_reason"] or "", row["num_tokens"] or 0
-    return WorstRow(row["id"] or "", row["sample_idx"] or 0, figure, value, num_tokens, reason, excerpt)
+    return WorstRow(row["id"] or "", row["sample_idx"] or 0, metric, value, num_tokens, reason, excerpt)
 
 
 def _cut(text: str | None, num_chars: int) -> str | None:

@@ -1,4 +1,4 @@
-"""One streaming pass over a dataset: each row's figures for the suites, the sums for everything else."""
+"""Dataset scan: one streaming pass that measures each row and the whole dataset."""
 
 from __future__ import annotations
 
@@ -24,46 +24,46 @@ from validations.measure.tokens import Tokens, flatten, judge_tokens, max_kl_err
 
 
 class DatasetScan:
-    """Reads a dataset once, batch by batch; what stays in memory is 16 bytes a row."""
+    """One pass over a dataset, batch by batch, that keeps 16 bytes a row in memory."""
 
-    def __init__(self, parquet_files: Sequence[Path], facts: DatasetMetadata) -> None:
-        self._files, self._facts = parquet_files, facts
+    def __init__(self, parquet_files: Sequence[Path], metadata: DatasetMetadata) -> None:
+        self._files, self._metadata = parquet_files, metadata
         num_rows = sum(pq.read_metadata(path).num_rows for path in parquet_files)
         self._grade_every = max(1, -(-num_rows // MAX_JUDGED))
         self._num_seen = 0
-        self._sums, self._sketch = MetricSums(), TokenHistograms()
-        self._specimens = SampleRowPicker(num_rows, facts.vocabulary)
+        self._sums, self._histograms = MetricSums(), TokenHistograms()
+        self._picker = SampleRowPicker(num_rows, metadata.vocabulary)
 
     def frames(self) -> Iterator[pd.DataFrame]:
-        """The figures of each batch's rows; a check's column is left out where what it takes is not known."""
+        """Yield the metrics of each batch's rows; a check's column is left out where its inputs are not known."""
         with Grader() as grader:
             for table in read_batches(self._files):
                 yield self._add(table, grader)
 
     def metrics(self) -> Metrics:
-        """Of the whole dataset, after the pass."""
-        metrics = self._sums.metrics(teacher_sees_reference=self._facts.teacher_sees_reference)
-        return metrics | {"fallback_rate_at_position": self._sketch.max_fallback_rate()}
+        """Return the metrics of the whole dataset, after the pass."""
+        metrics = self._sums.metrics(teacher_sees_reference=self._metadata.teacher_sees_reference)
+        return metrics | {"fallback_rate_at_position": self._histograms.max_fallback_rate()}
 
     def first_rows(self) -> dict[str, str]:
-        """The first row that each check of the whole dataset is about, after the pass."""
+        """Return the first row behind each check of the whole dataset, after the pass."""
         return self._sums.first_rows()
 
     def aggregates(self) -> Aggregates:
-        """What a report draws, after the pass."""
+        """Return what a report is drawn from, after the pass."""
         return Aggregates(
-            **self._sketch.histograms(),
-            num_tokens=self._sketch.lengths(),
-            by_position=self._sketch.by_position(),
-            correctness=self._sketch.correctness(),
-            worst=self._specimens.worst(),
-            samples=self._specimens.samples(),
+            **self._histograms.histograms(),
+            num_tokens=self._histograms.lengths(),
+            by_position=self._histograms.by_position(),
+            correctness=self._histograms.correctness(),
+            worst=self._picker.worst(),
+            samples=self._picker.samples(),
         )
 
     def _add(self, table: pa.Table, grader: Grader) -> pd.DataFrame:
         tokens = flatten(table)
-        prompts = judge_prompts(table, self._facts)
-        rows = measure_rows(table, tokens, prompts, self._facts)
+        prompts = judge_prompts(table, self._metadata)
+        rows = measure_rows(table, tokens, prompts, self._metadata)
         grades = self._grade(table, grader)
         texts = None
         if "theta_prompt" in table.column_names:
@@ -75,35 +75,35 @@ class DatasetScan:
         self._sums.add_prompts(prompts, names)
         self._sums.add_flags(rows, names)
         self._sums.add_grades(list(grades.values()))
-        self._sketch.add(tokens)
+        self._histograms.add(tokens)
         for reason, ended in rows.groupby("finish_reason"):
-            self._sketch.add_lengths(str(reason), ended["num_tokens"].clip(lower=0).to_numpy())
-        judged = [place for place, grade in grades.items() if grade is not None]
-        right = np.array([grades[place] for place in judged], dtype=bool)
-        self._sketch.add_grades(rows["mean_alpha"].to_numpy()[judged], right)
-        self._specimens.add(table, tokens, rows, grades)
+            self._histograms.add_lengths(str(reason), ended["num_tokens"].clip(lower=0).to_numpy())
+        judged = [index for index, grade in grades.items() if grade is not None]
+        right = np.array([grades[index] for index in judged], dtype=bool)
+        self._histograms.add_grades(rows["mean_alpha"].to_numpy()[judged], right)
+        self._picker.add(table, tokens, rows, grades)
         self._num_seen += len(table)
         return rows
 
     def _grade(self, table: pa.Table, grader: Grader) -> dict[int, bool | None]:
-        """Right, wrong or None by a row's place, for every k-th row that has a final answer."""
+        """Return right, wrong or None by row index, for every k-th row that has a final answer."""
         if "example" not in table.column_names:
             return {}
-        places = np.arange(-self._num_seen % self._grade_every, len(table), self._grade_every)
-        taken = table.select(["completion", "example"]).take(pa.array(places))
+        indices = np.arange(-self._num_seen % self._grade_every, len(table), self._grade_every)
+        taken = table.select(["completion", "example"]).take(pa.array(indices))
         pairs = {
-            int(place): (row["completion"] or "", row["example"]["final_answer"])
-            for place, row in zip(places, taken.to_pylist(), strict=True)
+            int(index): (row["completion"] or "", row["example"]["final_answer"])
+            for index, row in zip(indices, taken.to_pylist(), strict=True)
             if row["example"] and row["example"].get("final_answer")
         }
         return dict(zip(pairs, grader.grade(list(pairs.values())), strict=True))
 
 
-def measure_rows(table: pa.Table, tokens: Tokens, prompts: PromptMetrics, facts: DatasetMetadata) -> pd.DataFrame:
-    """One row of scalars a row of the table: what identifies it, what the suites judge, what is summed."""
+def measure_rows(table: pa.Table, tokens: Tokens, prompts: PromptMetrics, metadata: DatasetMetadata) -> pd.DataFrame:
+    """Return one row of scalars for each row of the table: its identity, what suites judge, what is summed."""
     completion, finish_reason = _column(table, "completion"), _column(table, "finish_reason")
     largest = max_kl_error(tokens)
-    # int64: other writers' may be unsigned, which −1 does not fit.
+    # int64: other writers may use unsigned integers, which −1 does not fit.
     sample_idx, num_fallback, num_tokens = (
         pc.fill_null(pc.cast(table[name], pa.int64()), missing).to_numpy()
         for name, missing in (("sample_idx", -1), ("num_fallback", 0), ("num_tokens", 0))
@@ -113,7 +113,7 @@ def measure_rows(table: pa.Table, tokens: Tokens, prompts: PromptMetrics, facts:
         "sample_idx": sample_idx,
         "has_id": pc.fill_null(pc.greater(pc.utf8_length(table["id"]), 0), False).to_numpy() & (sample_idx >= 0),
         "num_tokens": num_tokens,
-        "finish_reason": finish_reason.to_pandas(),  # "" for null: Great Expectations passes over what is missing
+        "finish_reason": finish_reason.to_pandas(),  # "" for null: Great Expectations ignores missing values
         "max_kl_error": largest,
         "mean_alpha": tokens.mean_of(tokens.columns["alpha"]),
         "mean_js": tokens.mean_of(tokens.columns["js"]),
@@ -125,12 +125,12 @@ def measure_rows(table: pa.Table, tokens: Tokens, prompts: PromptMetrics, facts:
         "loops": completions.loops(tokens.token_ids, tokens.starts),
         "garbled": completions.is_garbled(_whole_characters(completion, finish_reason)),
     }
-    if facts.vocabulary:
-        ending = facts.vocabulary.eos_ids, facts.vocabulary.stop_token_ids
+    if metadata.vocabulary:
+        ending = metadata.vocabulary.eos_ids, metadata.vocabulary.stop_token_ids
         lists = tokens.token_ids, tokens.starts, finish_reason
-        # Rows whose lists are torn have no tokens here: that is one defect, not three.
+        # Rows whose lists differ in length have no tokens here: lists_align reports them.
         rows["ends_right"] = completions.ends_right(*lists, *ending) | ~tokens.aligned
-        decoded = completions.decodes(*lists, completion, *ending, facts.vocabulary.decode)
+        decoded = completions.decodes(*lists, completion, *ending, metadata.vocabulary.decode)
         rows["decodes"] = decoded | ~tokens.aligned
     if "theta_prompt" in table.column_names:
         rows["strays"] = completions.strays(completion, _column(table, "theta_prompt"))
@@ -143,11 +143,11 @@ def measure_rows(table: pa.Table, tokens: Tokens, prompts: PromptMetrics, facts:
 
 
 def _whole_characters(completion: pa.Array, finish_reason: pa.Array) -> pa.Array:
-    """Without U+FFFD at the end of a completion that was cut at `max_tokens`, perhaps within a character."""
+    """Return completions without U+FFFD at the end where they were cut at `max_tokens`, perhaps within a character."""
     return pc.if_else(pc.equal(finish_reason, "length"), pc.utf8_rtrim(completion, "\ufffd"), completion)
 
 
 def _column(table: pa.Table, name: str) -> pa.Array:
-    """A column of texts, null as the empty one."""
+    """Return a column of texts, null as the empty one."""
     column = pc.fill_null(table[name], "")
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column

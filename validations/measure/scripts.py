@@ -1,4 +1,4 @@
-"""The script that a letter belongs to."""
+"""Counts of letters by script."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 WORD_LETTERS = 4
 # A letter's script is the first word of its Unicode name. Letters of other names (MATHEMATICAL BOLD, DOUBLE-STRUCK,
-# MICRO SIGN, OHM SIGN) are notation and belong to none.
+# MICRO SIGN, OHM SIGN) are notation and belong to no script.
 SCRIPTS = {
     name: number + 1
     for number, names in enumerate(
@@ -27,16 +27,16 @@ SCRIPTS = {
 }  # fmt: skip
 NUM_SCRIPTS = 1 + max(SCRIPTS.values())
 LATIN, GREEK, HAN, KANA = SCRIPTS["LATIN"], SCRIPTS["GREEK"], SCRIPTS["CJK"], SCRIPTS["HIRAGANA"]
-BACKSLASH = NUM_SCRIPTS  # no script: it marks a LaTeX command
+BACKSLASH = NUM_SCRIPTS  # not a script: it begins a LaTeX command
 
 
 def count_letters(
     texts: pa.Array,  # [N] large_string without null
 ) -> tuple[np.ndarray, np.ndarray]:  # [N, NUM_SCRIPTS] int64, twice
-    """Letters of each script, all of them, then those that stand in words.
+    """Return the letters of each script, all of them, then those in words.
 
-    Column 0 holds what is no letter, and is always 0. Of Latin and Greek a run of 4 letters or more is a word, unless
-    it is a LaTeX command.
+    Column 0, of other characters, is always 0. In Latin and Greek a word is a run of at least 4 letters that is not a
+    LaTeX command; in other scripts every run is one.
     """
     row = np.repeat(np.arange(len(texts)), pc.utf8_length(texts).to_numpy(zero_copy_only=False))
     joined = pc.binary_join(pa.ListArray.from_arrays([0, len(texts)], texts), pa.scalar("", pa.large_string()))[
@@ -60,7 +60,7 @@ def count_letters(
 
 @lru_cache(1)
 def _scripts() -> np.ndarray:  # [1114112] int8
-    """The script of each code point, by SCRIPTS; 0 for what is no letter of one."""
+    """Return the script of each code point, by SCRIPTS; 0 for one that is no letter of these."""
     script = np.zeros(sys.maxunicode + 1, dtype=np.int8)
     for point in range(0x33480):  # past the last letter of Unicode 17
         if unicodedata.category(letter := chr(point))[0] == "L":

@@ -1,4 +1,4 @@
-"""The per-token lists of a batch of rows, held against what they promise."""
+"""Checks of the per-token lists of a batch of rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sampling.record import TOKEN_COLUMNS
 from sampling.results import MIXED, MODES
 
 LN_2 = float(np.log(2.0))
-# The lists are float32: sums of a few of them err by a few times 6e-8 of the largest.
+# The lists are float32: a sum of a few of them has an error of a few times 6e-8 of the largest.
 ABSOLUTE, RELATIVE = 1e-4, 1e-5
 SLACK = 1e-6
 FINITE = ("alpha", "js", "overlap_mass", "entropy", "ess_ratio", "log_z", "logprob_q")
@@ -22,25 +22,25 @@ FLOATS = tuple(name for name, kind in TOKEN_COLUMNS.items() if kind == pa.float3
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The lists of N rows, end to end: T tokens. A row whose lists differ in length has none here."""
+    """The lists of N rows concatenated: T tokens. A row whose lists differ in length has none here."""
 
-    starts: np.ndarray  # [N+1] int64 where each row begins
-    row: np.ndarray  # [T] int64 which row each token is of
+    starts: np.ndarray  # [N+1] int64 start of each row
+    row: np.ndarray  # [T] int64 row of each token
     position: np.ndarray  # [T] int64 within its row
     token_ids: np.ndarray  # [T] int32
-    mode: np.ndarray  # [T] int8 place in MODES, −1 for another word
+    mode: np.ndarray  # [T] int8 index in MODES, −1 for an unknown mode
     columns: dict[str, np.ndarray]  # [T] each: float32, int32
-    aligned: np.ndarray  # [N] bool every list is as long as num_tokens says
+    aligned: np.ndarray  # [N] bool every list has num_tokens elements
 
     def __len__(self) -> int:
         return len(self.token_ids)
 
     def all_of(self, good: np.ndarray) -> np.ndarray:  # [T] bool
-        """Rows [N] bool all of whose tokens are good; a row without tokens is."""
+        """Return [N] bool whether all tokens of a row are good; True for a row without tokens."""
         return np.bincount(self.row[~good], minlength=len(self.aligned)) == 0
 
     def mean_of(self, values: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:  # [T], [T] bool
-        """Means [N] float64 by row, of some tokens or all; NaN for a row without any."""
+        """Return means [N] float64 by row, of some tokens or all; NaN for a row without any."""
         row = self.row if among is None else self.row[among]
         values = values if among is None else values[among]
         with np.errstate(invalid="ignore"):
@@ -48,7 +48,7 @@ class Tokens:
 
 
 def flatten(table: pa.Table) -> Tokens:
-    """The token lists of a table with the columns of RECORD_SCHEMA."""
+    """Concatenate the token lists of a table with the columns of RECORD_SCHEMA."""
     lengths = _lengths(table["num_tokens"])
     aligned = np.ones(len(table), dtype=bool)
     for name in ("token_ids", *TOKEN_COLUMNS):
@@ -64,7 +64,7 @@ def flatten(table: pa.Table) -> Tokens:
 
 
 def judge_tokens(tokens: Tokens) -> dict[str, np.ndarray]:
-    """What each row's tokens keep: [N] bool by the name of the check."""
+    """Return whether each row's tokens pass: [N] bool by the name of the check."""
     values = {name: column.astype(np.float64) for name, column in tokens.columns.items()}
     alpha, mixed = values["alpha"], tokens.mode == MIXED
     logprobs = (values["logprob_q"], values["logprob_theta"], values["logprob_teacher"])
@@ -87,7 +87,7 @@ def judge_tokens(tokens: Tokens) -> dict[str, np.ndarray]:
 
 
 def max_kl_error(tokens: Tokens) -> np.ndarray:
-    """The largest KL error [N] float64 of each row's mixed tokens, NaN where it has none."""
+    """Return the largest KL error [N] float64 of each row's mixed tokens, NaN where it has none."""
     largest = np.full(len(tokens.aligned), -np.inf)
     mixed = tokens.mode == MIXED
     with np.errstate(invalid="ignore"):  # NaN stays NaN
@@ -96,23 +96,23 @@ def max_kl_error(tokens: Tokens) -> np.ndarray:
 
 
 def metrics_match_tokens(table: pa.Table, tokens: Tokens, largest: np.ndarray) -> np.ndarray:
-    """Whether each row's own figures are those of its lists: [N] bool. `largest` is of `max_kl_error`."""
-    follows = np.ones(len(table), dtype=bool)
-    for place, mode in enumerate(MODES):
-        counted = np.bincount(tokens.row[tokens.mode == place], minlength=len(table))
-        follows &= _lengths(table[f"num_{mode}"]) == counted
+    """Return whether each row's means and counts are those of its lists: [N] bool; `largest` is of `max_kl_error`."""
+    matches = np.ones(len(table), dtype=bool)
+    for index, mode in enumerate(MODES):
+        counted = np.bincount(tokens.row[tokens.mode == index], minlength=len(table))
+        matches &= _lengths(table[f"num_{mode}"]) == counted
     for name in FLOATS:
         mean = tokens.mean_of(tokens.columns[name], tokens.mode == MIXED if name == "kl_error" else None)
-        follows &= _are_close(_flat_scalar(table[f"mean_{name}"]), mean)
-    follows &= _are_close(_flat_scalar(table["max_kl_error"]), largest)
-    return follows | ~tokens.aligned
+        matches &= _are_close(_flat_scalar(table[f"mean_{name}"]), mean)
+    matches &= _are_close(_flat_scalar(table["max_kl_error"]), largest)
+    return matches | ~tokens.aligned
 
 
 def _is_finite(values: dict[str, np.ndarray], mixed: np.ndarray) -> np.ndarray:
-    """What the mixture decides is finite always.
+    """Return [T] bool whether the values are finite that must be.
 
-    At α = 1 the token is the teacher's alone and may be impossible under theta: its log π_θ is −inf, its KL inf, and
-    both are true. At α = 0, a mixed token's with a fixed α or the entropies', it is theta's alone. A mixed token in
+    At α = 1 the token is the teacher's alone and may be impossible under theta: log π_θ = −inf and KL = inf are then
+    right. At α = 0 (a mixed token with a fixed α, or one of the entropy method) it is theta's alone. A mixed token in
     between is possible under both.
     """
     alpha = values["alpha"]
@@ -125,14 +125,14 @@ def _is_finite(values: dict[str, np.ndarray], mixed: np.ndarray) -> np.ndarray:
 
 
 def _is_the_distance(values: dict[str, np.ndarray]) -> np.ndarray:
-    """Also where one of the two is infinite or missing: those are another check's."""
+    """Return whether kl_error = |kl_theta − kl_teacher|; True where one is infinite or missing: is_finite checks it."""
     distance = np.abs(values["kl_theta"] - values["kl_teacher"])
     size = np.maximum(np.abs(values["kl_theta"]), np.abs(values["kl_teacher"]))
     return ~(np.abs(values["kl_error"] - distance) > SLACK + RELATIVE * size)
 
 
 def _is_consistent(values: dict[str, np.ndarray]) -> np.ndarray:
-    """log q* = (1−α)·log π_θ + α·log π_t − log Z, where a weight of 0 leaves its model out."""
+    """Return whether log q* = (1−α)·log π_θ + α·log π_t − log Z; a weight of 0 leaves its model out."""
     alpha = values["alpha"]
     theta = np.where(alpha == 1, 0.0, (1 - alpha) * values["logprob_theta"])
     teacher = np.where(alpha == 0, 0.0, alpha * values["logprob_teacher"])
@@ -145,31 +145,31 @@ def _largest_entropy(values: dict[str, np.ndarray]) -> np.ndarray:
     return np.log(np.maximum(values["support_size"], 1.0)) * (1 + RELATIVE) + ABSOLUTE
 
 
-def _are_close(figure: np.ndarray, computed: np.ndarray) -> np.ndarray:  # [N] float64 each
+def _are_close(stored: np.ndarray, computed: np.ndarray) -> np.ndarray:  # [N] float64 each
     with np.errstate(invalid="ignore"):
-        near = np.abs(figure - computed) <= ABSOLUTE * (1 + np.abs(computed))
-    return near | (figure == computed) | (np.isnan(figure) & np.isnan(computed))
+        near = np.abs(stored - computed) <= ABSOLUTE * (1 + np.abs(computed))
+    return near | (stored == computed) | (np.isnan(stored) & np.isnan(computed))
 
 
 def _values(column: pa.ChunkedArray) -> pa.Array:
-    """A list column's values, end to end."""
+    """Return a list column's values, concatenated."""
     flat = pc.list_flatten(column)
     return flat.combine_chunks() if isinstance(flat, pa.ChunkedArray) else flat
 
 
 def _flat(column: pa.ChunkedArray) -> np.ndarray:
     values = _values(column)
-    if values.null_count:  # a foreign dataset's, whose numbers may be unsigned
+    if values.null_count:  # only in datasets made elsewhere, whose integers may be unsigned
         is_integer = pa.types.is_integer(values.type)
         values = values.cast(pa.int64()).fill_null(-1) if is_integer else values.fill_null(float("nan"))
     return values.to_numpy(zero_copy_only=False)
 
 
 def _flat_scalar(column: pa.ChunkedArray) -> np.ndarray:
-    """A column of numbers [N] float64, null as NaN."""
+    """Return a column of numbers [N] float64, null as NaN."""
     return pc.cast(column, pa.float64()).to_numpy().copy()
 
 
 def _lengths(column: pa.ChunkedArray) -> np.ndarray:
-    """Whole numbers [N] int64, −1 for null."""
+    """Return integers [N] int64, −1 for null."""
     return pc.fill_null(pc.cast(column, pa.int64()), -1).to_numpy()

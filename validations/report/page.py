@@ -1,4 +1,4 @@
-"""The page that shows what the gate found of a dataset."""
+"""HTML report of a verdict on one dataset, or on two side by side."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 TEMPLATE = Path(__file__).parent / "report.html.jinja"
-# 5 MB bear these, were every character of every text one that takes five bytes to write (`&#39;`).
-MAX_TOKENS = 5000  # shown, of all sample rows together; 300 bytes each at most
+# With these a page stays under 5 MB even if every character takes five bytes (`&#39;`).
+MAX_TOKENS = 5000  # of all sample rows together; 300 bytes each at most
 MAX_PIECE_CHARACTERS = 24
 MAX_SAMPLES, MAX_ROWS, MAX_CHECKS = 12, 100, 100
 KL_ERROR_MAX = 1e-6  # nats; drawn where no check names a limit
@@ -29,34 +29,33 @@ MARKS = {"good": "✓", "bad": "✕", "fair": "!", "": "–"}
 def render_report(
     title: str, verdict: Verdict, manifest: Mapping[str, Any] | None, quarantined: Sequence[Mapping[str, Any]]
 ) -> str:
-    """One HTML file of at most 5 MB that asks for nothing else and runs no script.
+    """Return one HTML file of at most 5 MB that loads nothing else and runs no script.
 
-    `manifest` is a manifest.json, of which any key may be missing or strange; None where there is none. `quarantined`
-    are lines of quarantine.jsonl in any shape, or the first of them.
+    `manifest` is a manifest.json, of which any key may be missing or malformed; None where there is none. `quarantined`
+    holds the first lines of quarantine.jsonl, of any shape.
     """
-    made = Provenance(manifest)
+    provenance = Provenance(manifest)
     checks = [_check(check, verdict) for check in verdict.checks[:MAX_CHECKS]]
     samples = verdict.aggregates.samples[:MAX_SAMPLES]
-    speeds = {"": made.speeds()}
-    num_left_out = int(sum(number(num) or 0 for _, num in made.reasons()))
+    num_left_out = int(sum(number(num) or 0 for _, num in provenance.reasons()))
     page = _template().render(
         title=title,
         comparison=None,
         verdict=_verdict(verdict),
         metrics=list(verdict.metrics.items())[:MAX_ROWS],
-        plots=draw_plots({"": verdict.aggregates}, speeds, _kl_error_max(verdict)),
+        plots=draw_plots({"": verdict.aggregates}, {"": provenance.speeds()}, _kl_error_max(verdict)),
         suites=[(suite, found) for suite in SUITES if (found := [c for c in checks if c["suite"] == suite])],
-        slowest=made.slowest(),
+        slowest=provenance.slowest(),
         worst=[
-            [f"{row.id} · {row.sample_idx}", row.figure, row.value, row.num_tokens, row.finish_reason, row.excerpt]
+            [f"{row.id} · {row.sample_idx}", row.metric, row.value, row.num_tokens, row.finish_reason, row.excerpt]
             for row in verdict.aggregates.worst[:MAX_ROWS]
         ],
-        reasons=made.reasons(),
+        reasons=provenance.reasons(),
         quarantined=[_quarantined(row) for row in quarantined[:MAX_ROWS]],
-        quarantined_in_words=f"{min(len(quarantined), MAX_ROWS):,} of {max(len(quarantined), num_left_out):,} shown",
+        quarantined_count=f"{min(len(quarantined), MAX_ROWS):,} of {max(len(quarantined), num_left_out):,} shown",
         samples=[_sample(row, MAX_TOKENS // len(samples)) for row in samples],
-        provenance=list(made.pairs()),
-        config=made.config(),
+        provenance=list(provenance.pairs()),
+        config=provenance.config(),
     )
     return page.encode(errors="replace").decode()
 
@@ -66,10 +65,9 @@ def render_comparison(
     verdicts: tuple[Verdict, Verdict],
     manifests: tuple[Mapping[str, Any] | None, Mapping[str, Any] | None],
 ) -> str:
-    """A page like `render_report`'s with two datasets side by side: outcome, figures with difference, plots, checks."""
-    made = [Provenance(manifest) for manifest in manifests]
+    """Return a page like `render_report`'s of two datasets: outcomes, metrics with differences, plots, checks."""
     datasets = {label: verdict.aggregates for label, verdict in zip("AB", verdicts, strict=True)}
-    speeds = {label: each.speeds() for label, each in zip("AB", made, strict=True)}
+    speeds = {label: Provenance(manifest).speeds() for label, manifest in zip("AB", manifests, strict=True)}
     a, b = (verdict.metrics for verdict in verdicts)
     metrics = [[name, a.get(name), b.get(name), _difference(a.get(name), b.get(name))] for name in {**a, **b}]
     sides: list[dict[Any, CheckResult]] = [
@@ -78,14 +76,14 @@ def render_comparison(
     checks = []
     for key in list({**sides[0], **sides[1]})[:MAX_CHECKS]:
         pair = [side.get(key) for side in sides]
-        shown = [check and _check(check, verdict) for check, verdict in zip(pair, verdicts, strict=True)]
-        checks.append((key[1], next(check.meaning for check in pair if check), shown))
+        cells = [check and _check(check, verdict) for check, verdict in zip(pair, verdicts, strict=True)]
+        checks.append((key[1], next(check.meaning for check in pair if check), cells))
     page = _template().render(
         title="Two datasets compared",
         comparison={
             "names": names,
             "verdicts": [(name, _verdict(verdict)) for name, verdict in zip(names, verdicts, strict=True)],
-            "figures": metrics[:MAX_ROWS],
+            "metrics": metrics[:MAX_ROWS],
             "checks": checks,
         },
         plots=draw_plots(datasets, speeds, _kl_error_max(verdicts[0])),
@@ -99,11 +97,11 @@ def _template() -> Template:
     from markupsafe import Markup, escape
 
     def finalize(value: Any) -> Any:
-        """Nothing reaches the page unseen or uncut, whichever way the template writes it."""
-        return value if isinstance(value, Markup | StrictUndefined) else visible(_in_words(value))
+        """Escape invisible characters in every value that the template writes, and cut it."""
+        return value if isinstance(value, Markup | StrictUndefined) else visible(_text(value))
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, finalize=finalize, trim_blocks=True)
-    environment.filters["shown"] = lambda value, max_characters: escape(visible(_in_words(value), max_characters))
+    environment.filters["visible"] = lambda value, max_characters: escape(visible(_text(value), max_characters))
     environment.filters["markup"] = Markup
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
 
@@ -131,29 +129,30 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
 
 
 def _kl_error_max(verdict: Verdict) -> float:
-    """The limit in nats that the dataset was held against, so that the plot agrees with the table of checks."""
-    words = [check.limit.split()[-1:] for check in verdict.checks if check.name == "max_kl_error"]
+    """Return the limit in nats that the check used, so that the plot agrees with the table of checks."""
+    limits = [check.limit.split()[-1:] for check in verdict.checks if check.name == "max_kl_error"]
     try:
-        most = float(words[0][0])
+        most = float(limits[0][0])
     except (IndexError, ValueError):
         return KL_ERROR_MAX
     return most if 0 < most < math.inf else KL_ERROR_MAX
 
 
 def _check(check: CheckResult, verdict: Verdict) -> dict[str, Any]:
-    """A check in the words of the page."""
+    """Return a check's fields with their texts on the page."""
     tone = {"passed": "good", "failed": "bad" if check.severity == "refuse" else "fair"}.get(check.outcome, "")
     outcome = {"bad": "failed, refuses", "fair": "failed, warns"}.get(tone, check.outcome)
     outside = ""
     if check.num_outside:
-        outside = f", in {check.num_outside} of {_in_words(verdict.metrics.get('num_rows'))} rows"
+        outside = f", in {check.num_outside} of {_text(verdict.metrics.get('num_rows'))} rows"
     names = ("name", "suite", "meaning", "limit", "value", "num_outside", "why")
-    words = {"tone": tone, "mark": MARKS[tone], "outcome": outcome, "outside_in_words": outside}
-    return {name: getattr(check, name) for name in names} | words
+    texts = {"tone": tone, "mark": MARKS[tone], "outcome": outcome, "outside_text": outside}
+    return {name: getattr(check, name) for name in names} | texts
 
 
 def _sample(row: SampleRow, max_tokens: int) -> dict[str, Any]:
-    tokens = list(zip(row.pieces, row.mode, row.alpha, row.kl_error, *_logprobs(row), strict=False))
+    logprobs = row.logprob_q, row.logprob_theta, row.logprob_teacher
+    tokens = list(zip(row.pieces, row.mode, row.alpha, row.kl_error, *logprobs, strict=False))
     num_left_out = row.num_left_out + max(len(tokens) - max_tokens, 0)
     judgement = {True: ", right", False: ", wrong", None: ""}[row.is_correct]
     names = ("id", "sample_idx", "why", "theta_prompt", "teacher_prompt", "finish_reason", "reference")
@@ -162,10 +161,6 @@ def _sample(row: SampleRow, max_tokens: int) -> dict[str, Any]:
         "tokens": [_token(*token) for token in tokens[:max_tokens]],
         "end": f"… and {num_left_out:,} more tokens, not shown." if num_left_out else "End of the completion.",
     }
-
-
-def _logprobs(row: SampleRow) -> tuple[list[float], list[float], list[float]]:
-    return row.logprob_q, row.logprob_theta, row.logprob_teacher
 
 
 def _token(
@@ -189,21 +184,21 @@ def _log(value: float) -> str:
 
 
 def _quarantined(row: Any) -> list[str]:
-    """Row, reason, detail; what has neither of the two shapes is shown as it is."""
+    """Return row, reason and detail; a line of another shape is shown as JSON."""
     known = mapping(row)
     if not {"reason", "detail"} & set(known):
         return ["—", "—", as_json(row)]
     sample = f" · {known['sample_idx']}" if known.get("sample_idx") is not None else ""
     line = f"line {known['row']}" if known.get("row") is not None else ""
-    place = " ".join(part for part in (line, f"{known.get('id') or ''}{sample}") if part)
-    return [place or "—", _in_words(plain(known.get("reason"))), _in_words(plain(known.get("detail")))]
+    position = " ".join(part for part in (line, f"{known.get('id') or ''}{sample}") if part)
+    return [position or "—", _text(plain(known.get("reason"))), _text(plain(known.get("detail")))]
 
 
 def _difference(a: float | int | None, b: float | int | None) -> str:
     return "—" if a is None or b is None else f"{b - a:+,.6g}"
 
 
-def _in_words(value: Any) -> str:
+def _text(value: Any) -> str:
     if value is None:
         return "—"
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""The plots of a report."""
+"""Plots of a report."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Datasets = Mapping[str, Aggregates]  # one or two, by the label that a legend shows
+Datasets = Mapping[str, Aggregates]  # one or two, by label of the legend
 Speeds = Mapping[str, Sequence[tuple[float, float]]]  # (engine seconds at the interval's end, tokens/s), by label
 
-SERIES = ((FIRST, "-"), (SECOND, "--"))  # the second is told apart without its colour too
+SERIES = ((FIRST, "-"), (SECOND, "--"))  # distinguishable without colour
 DASHES = ("-", "--", ":", "-.")
-LOG_AXIS_FROM = 4.0  # a last range of positions this much wider than the first is drawn on a log axis
+LOG_AXIS_FROM = 4.0  # log axis where the last range of positions is this many times wider than the first
 Z_95 = 1.959964
 
 
 def draw_plots(datasets: Datasets, speeds: Speeds, kl_error_max: float = 1e-6) -> list[Plot]:
-    """Every plot, in the order of a report; speed alone is left out where no dataset has one."""
+    """Return every plot, in the order of a report; that of speed only where a dataset has one."""
     plots = [
         alpha(datasets),
         alpha_by_position(datasets),
@@ -40,13 +40,13 @@ def draw_plots(datasets: Datasets, speeds: Speeds, kl_error_max: float = 1e-6) -
 
 
 def alpha(datasets: Datasets) -> Plot:
-    """How often which α was solved."""
+    """Histogram of α."""
     caption = "The teacher's weight at each mixed token: at 0 theta speaks alone, at 1 the teacher."
     return _histogram_plot("alpha", "Distribution of α", caption, _each(datasets, "alpha"), "α of mixed tokens")
 
 
 def kl_error(datasets: Datasets, kl_error_max: float = 1e-6) -> Plot:
-    """How far α was from the point where both KLs are equal; nats, log scale, with the limit as a line."""
+    """Histogram of |KL(q*‖π_θ) − KL(q*‖π_t)|, nats, log scale, with the limit as a line."""
     caption = (
         "What lies right of the line breaks the KL symmetry that α solves. The outer bars hold what is further out."
     )
@@ -55,7 +55,7 @@ def kl_error(datasets: Datasets, kl_error_max: float = 1e-6) -> Plot:
 
 
 def overlap_mass(datasets: Datasets) -> Plot:
-    """How much mass both models have on what both would say."""
+    """Histogram of the overlap mass."""
     caption = (
         "The smaller of the two models' mass on the top-k tokens that both share; at 0 they have nothing in common."
     )
@@ -64,7 +64,7 @@ def overlap_mass(datasets: Datasets) -> Plot:
 
 
 def ess_ratio(datasets: Datasets) -> Plot:
-    """Which model's samples q* would reweight better; log scale."""
+    """Histogram of ESS_θ / ESS_t, log scale."""
     caption = "Above 1, q* is nearer to theta; below 1, to the teacher."
     histograms = _each(datasets, "log10_ess_ratio")
     return _histogram_plot("ess", "ESS ratio", caption, histograms, "ESS_θ / ESS_t of mixed tokens", 1.0, limit_text="")
@@ -91,7 +91,7 @@ def alpha_by_position(datasets: Datasets) -> Plot:
 
 
 def divergence_by_position(datasets: Datasets) -> Plot:
-    """JS divergence over the share of fallback tokens, along a completion."""
+    """JS divergence and share of fallback tokens along a completion, in two panels."""
     caption = (
         "Above: how far apart the two models are. Below: tokens that the teacher drew alone, for want of common ground."
     )
@@ -113,7 +113,7 @@ def divergence_by_position(datasets: Datasets) -> Plot:
 
 
 def lengths(datasets: Datasets) -> Plot:
-    """How long completions are, by what ended them."""
+    """Histogram of completion lengths by finish reason."""
     caption = "The key gives the share that ended so: `eos` and `stop` ended by themselves, `length` was cut."
     totals = {label: sum(_total(part) for part in data.num_tokens.values()) for label, data in datasets.items()}
 
@@ -135,7 +135,7 @@ def lengths(datasets: Datasets) -> Plot:
 
 
 def correctness(datasets: Datasets) -> Plot:
-    """Share of q*'s answers that are right, by the completion's mean α, with Wilson's 95 % interval."""
+    """Share of right answers by the completion's mean α, with Wilson's 95 % interval."""
     caption = (
         "Points: share of right answers with its 95 % interval (Wilson). Below: how many completions stand behind it."
     )
@@ -164,7 +164,7 @@ def correctness(datasets: Datasets) -> Plot:
 
 
 def speed(speeds: Speeds) -> Plot:
-    """Tokens a second along the engines' time."""
+    """Tokens per second over the engines' time."""
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -227,7 +227,7 @@ def _has(data: Aggregates, name: str) -> bool:
 
 
 def _steps(data: Aggregates, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Both ends of each range, counted from 1, with its value at both; NaN breaks the line."""
+    """Return both ends of each range, counted from 1, with its value at both; NaN breaks the line."""
     ranges = data.by_position
     x = np.stack([np.asarray(ranges.starts, dtype=float) + 1, np.asarray(ranges.stops, dtype=float) + 1], axis=1)
     return x.ravel(), np.repeat(np.asarray(getattr(ranges, name), dtype=float), 2)
@@ -239,11 +239,11 @@ def _position_axis(axes: Axes, datasets: Datasets) -> None:
     if any(r.stops[-1] - r.starts[-1] >= LOG_AXIS_FROM * (r.stops[0] - r.starts[0]) for r in ranges):
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.tick_params(axis="x", which="minor", labelbottom=False)  # they would stand on each other
+        axes.tick_params(axis="x", which="minor", labelbottom=False)  # they would overlap
 
 
 def _wilson(num_correct: np.ndarray, num_judged: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both ends of Wilson's 95 % score interval of a share."""
+    """Return both ends of Wilson's 95 % score interval of a share."""
     share, z2 = num_correct / num_judged, Z_95**2
     centre = (share + z2 / (2 * num_judged)) / (1 + z2 / num_judged)
     half = Z_95 / (1 + z2 / num_judged) * np.sqrt(share * (1 - share) / num_judged + z2 / (4 * num_judged**2))

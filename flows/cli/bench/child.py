@@ -1,42 +1,37 @@
-"""The child process that one job is measured in."""
+"""The launcher of the measuring process."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 
-from flows.cli.bench.job import Job, Measured
-from sampling.processes.children import environment, from_message
-from sampling.processes.exits import death
+from flows.cli.bench.metrics import Measured
+from flows.cli.bench.plan import Job
+from sampling.processes.child import Child
+from sampling.processes.errors import from_message
+from sampling.processes.exits import exit_error
+
+END_TIMEOUT_S = 30.0
 
 
 def run(job: Job, log: Path, debug: bool = False) -> Measured:
-    """Measure in a process of its own: its memory is that mode's, and gone before the next one.
+    """Measure a job in a process of its own, so that its peak memory is that mode's and is freed before the next one.
 
-    What the process prints is appended to `log`; with `debug` vLLM prints more. Raises what the process raised, under
-    its own class (another exception than ours: EngineError), or EngineDiedError when it ended without a word.
+    The process's output is appended to `log`; with `debug` vLLM prints more. Raise the process's own error in its class
+    (EngineError for an exception that is no DualSamplingError), EngineDiedError if it ended without a result.
     """
-    with tempfile.TemporaryDirectory() as folder, open(log, "ab") as out:
-        result = Path(folder) / "result.json"
+    with open(log, "ab") as out:
         out.write(f"--- {job.mode}, {job.preset}, {job.rows} rows\n".encode())
         out.flush()
         start = out.tell()
-        command = [sys.executable, "-P", "-m", "flows.cli.bench.measure", str(result)]
-        # Ctrl-C reaches the child too; `run` waits for its end
-        ended = subprocess.run(
-            command,
-            input=job.model_dump_json().encode(),
-            stdout=out,
-            stderr=out,
-            env=environment(**({"VLLM_LOGGING_LEVEL": "INFO"} if debug else {})),
-            check=False,
-        )
-        found = json.loads(result.read_bytes()) if result.exists() else None
-    if found is None:
-        raise death("the measuring process", ended.returncode, log, start)
-    if "error" in found:
-        raise from_message(found, f" (see {log})")
-    return Measured.model_validate(found)
+        child = Child("flows.cli.bench.measure:serve", out, variables={"VLLM_LOGGING_LEVEL": "INFO"} if debug else None)
+    try:
+        child.connection.send(job)
+        kind, payload = child.connection.recv()
+    except (EOFError, OSError):
+        raise exit_error("the measuring process", child.process.wait(END_TIMEOUT_S), log, start) from None
+    finally:
+        child.kill(END_TIMEOUT_S)
+    if kind == "error":
+        raise from_message(payload, f" (see {log})")
+    assert isinstance(payload, Measured)
+    return payload

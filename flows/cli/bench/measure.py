@@ -1,30 +1,25 @@
-"""The measuring process: one mode, a job on stdin, what it found in a file.
-
-python -P -m flows.cli.bench.measure RESULT.json < JOB.json
-"""
+"""The measuring process: takes one job from a pipe, and sends back what it measured."""
 
 from __future__ import annotations
 
 import sampling.environment  # noqa: F401  isort: skip  (before vLLM, torch, transformers)
 
-import json
 import os
-import sys
-import threading
 import time
-import traceback
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flows.cli.bench.job import NUM_WAVES, Job, Measured, Wave
+from flows.cli.bench.metrics import NUM_WAVES, Measured, Wave
+from flows.cli.bench.plan import Job
 from sampling.config import MixtureConfig, SamplingConfig
 from sampling.errors import DualSamplingError, EngineError, ModelError
 from sampling.models.folder import weights_bytes
 from sampling.models.memory import MemoryPlan, context_length, plan_memory
-from sampling.processes.children import as_message, first_line
+from sampling.processes.errors import first_line
 from sampling.prompts.dual_prompt import DualPrompt
 from sampling.served.config import HttpConfig
 
@@ -38,29 +33,13 @@ Prompts = list[tuple[int, ...]]
 Draw = Callable[[Prompts, int], Wave]  # prompts, tokens a row
 
 
-def main(result: Path) -> None:
-    """Measure; write a Measured, or an error's class with its text."""
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    try:
-        found = measure(Job.model_validate_json(sys.stdin.read())).model_dump_json()
-    except BaseException as error:
-        traceback.print_exc()
-        found = json.dumps(as_message(error))
-    result.write_text(found, encoding="utf-8")
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)  # vLLM's threads need not be waited for
-
-
-def _end_with(parent: int) -> None:
-    """End when the process that waits for the result is gone."""
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os._exit(1)
+def serve(connection: Connection) -> None:
+    """Measure the job that arrives over the pipe, send back a Measured (see `sampling.processes.child`)."""
+    connection.send(("done", measure(connection.recv())))
 
 
 def measure(job: Job) -> Measured:
-    """Load, warm up, then draw wave after wave."""
+    """Load the models, warm up, sample NUM_WAVES waves. Raise EngineError if a row has another length."""
     start = time.perf_counter()
     memory = None if job.mode == "http" else _plan(job)
     draw = _coupled(job) if memory is None or job.mode == "lockstep" else _alone(job, memory)
@@ -75,13 +54,13 @@ def measure(job: Job) -> Measured:
 
 
 def prompts(job: Job, wave: int) -> Prompts:
-    """The same random ids in every mode; others in each wave, for a prefix cache holds those of the last."""
+    """Return [rows][prompt_tokens] random ids: the same in every mode, others in each wave: no prefix is cached."""
     ids = np.random.default_rng([SEED, wave]).integers(0, job.num_ids, (job.rows, job.prompt_tokens))
     return [tuple(row) for row in ids.tolist()]
 
 
 def _plan(job: Job) -> MemoryPlan:
-    """What the pair takes in lockstep, which each model alone gets its part of."""
+    """Return the pair's memory plan in lockstep; each model alone gets its part of it."""
     from sampling.loading import is_one_model
     from sampling.models.vllm_options import device_type
 
@@ -90,7 +69,7 @@ def _plan(job: Job) -> MemoryPlan:
 
 
 def _alone(job: Job, memory: MemoryPlan) -> Draw:
-    """Plain vLLM with the options, the threads and the KV cache that lockstep gives this model."""
+    """Load plain vLLM with the options, threads and KV cache that this model has in lockstep."""
     from sampling.models.vllm_options import limit_threads, llm_options, lora_request
 
     limit_threads(weights_bytes(job.theta) + weights_bytes(job.teacher))
@@ -102,7 +81,7 @@ def _alone(job: Job, memory: MemoryPlan) -> Draw:
         llm: Any = LLM(**llm_options(model, job.engine, context_length(model), cache_bytes))
     except DualSamplingError:
         raise
-    except Exception as error:  # vLLM raises whatever its parts raise
+    except Exception as error:  # vLLM may raise anything
         raise ModelError(f"vLLM cannot load {model.model}: {first_line(error)}") from error
 
     def draw(prompts: Prompts, max_tokens: int) -> Wave:
@@ -118,7 +97,7 @@ def _alone(job: Job, memory: MemoryPlan) -> Draw:
 
 
 def _coupled(job: Job) -> Draw:
-    """Both models, loaded here or served elsewhere."""
+    """Load both models here, or connect to their servers."""
     from sampling import DualSampler
 
     sampler = DualSampler(
@@ -128,10 +107,10 @@ def _coupled(job: Job) -> Draw:
         engine=job.engine,
         http=HttpConfig(max_in_flight=job.rows),
     )
-    sampler.eos_ids = frozenset()  # every row is to run to its last token, as with ignore_eos
+    sampler.eos_ids = frozenset()  # every row runs to max_tokens, as with ignore_eos
 
     def draw(prompts: Prompts, max_tokens: int) -> Wave:
-        rows = [DualPrompt(teacher=ids, theta=ids, id=str(place)) for place, ids in enumerate(prompts)]
+        rows = [DualPrompt(teacher=ids, theta=ids, id=str(index)) for index, ids in enumerate(prompts)]
         before, requests = sampler.stats.as_dict(), _num_requests(sampler, job)
         start = time.perf_counter()
         outputs = sampler.generate(rows, SamplingConfig(max_tokens=max_tokens), progress=False)
@@ -141,7 +120,7 @@ def _coupled(job: Job) -> Draw:
         return Wave(
             elapsed_s=elapsed_s,
             num_tokens=sum(len(output.token_ids) for output in outputs),
-            num_steps=None if served else int(spent["num_steps"]),  # by HTTP a step is whatever replies are there
+            num_steps=None if served else int(spent["num_steps"]),  # by HTTP a step has no fixed size
             theta_s=spent["theta_s"],
             teacher_s=spent["teacher_s"],
             mixing_s=spent["mixing_s"],
@@ -153,7 +132,7 @@ def _coupled(job: Job) -> Draw:
 
 
 def _num_requests(sampler: DualSampler, job: Job) -> int:
-    """Sent to both servers so far."""
+    """Return the number of requests sent to both servers so far."""
     if job.mode != "http":
         return 0
     engine: Any = sampler._engine
@@ -161,18 +140,14 @@ def _num_requests(sampler: DualSampler, job: Job) -> int:
 
 
 def _machine() -> tuple[int, str]:
-    """Peak memory in bytes, with what it is the memory of."""
+    """Return the peak memory in bytes and the name of the device that it belongs to."""
     import torch
 
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_reserved(), torch.cuda.get_device_name()
-    # not getrusage: its peak begins with that of the process that started this one
+    # not getrusage: its peak starts at that of the parent process
     status = Path("/proc/self/status").read_text()
     peak_bytes = int(status.split("VmHWM:")[1].split()[0]) << 10
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return peak_bytes, f"{names[0] if names else 'CPU'}, {len(os.sched_getaffinity(0))} cores"
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

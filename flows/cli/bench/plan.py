@@ -1,27 +1,59 @@
-"""What is measured: checked before anything is loaded."""
+"""The plan of a benchmark: its measurements, checked before a model is loaded."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal, Self
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, model_validator
 
-from flows.cli.bench.job import Job, Mode
 from flows.demo.demo import MODELS
-from sampling.config import DummyModel, EngineConfig, ModelConfig
+from sampling.config import DummyModel, EngineConfig, Frozen, ModelConfig, PresetName
 from sampling.errors import CapacityError, ConfigurationError
 from sampling.models.folder import weights_bytes
 from sampling.models.memory import context_length
 from sampling.models.vocabulary import check_vocabularies, load_tokenizer
 
+Mode = Literal["teacher", "theta", "lockstep", "http"]
 TEACHER, THETA = "teacher alone", "theta alone"
-CONTEXT_STEP = 128  # tokens; the largest KV block that vLLM takes by itself, so that a row wastes none of its context
+CONTEXT_STEP = 128  # tokens; the largest KV block that vLLM chooses by itself, so that no block is partly used
+
+
+class Job(Frozen):
+    """One measurement: one mode at one number of rows, which all start at once and end at `max_tokens`."""
+
+    mode: Mode
+    theta: ModelConfig  # with max_model_len; in mode http with its URL
+    teacher: ModelConfig
+    dummy_weights: bool = False
+    preset: PresetName = "balanced"  # in modes lockstep and http
+    engine: EngineConfig  # max_num_seqs is the number of rows
+    num_ids: int = Field(ge=1, description="Ids that both models know, from 0 on.")
+    prompt_tokens: int = Field(ge=1)
+    max_tokens: int = Field(ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_weights(cls, values: dict[str, object]) -> dict[str, object]:
+        """Make DummyModels again from JSON, which does not keep a model's class."""
+        if values.get("dummy_weights"):
+            return values | {name: DummyModel.model_validate(values[name]) for name in ("theta", "teacher")}
+        return values
+
+    def at(self, theta_url: str, teacher_url: str) -> Self:
+        """Return the job with both models served at these addresses."""
+        theta = self.theta.model_copy(update={"url": theta_url})
+        return self.model_copy(update={"theta": theta, "teacher": self.teacher.model_copy(update={"url": teacher_url})})
+
+    @property
+    def rows(self) -> int:
+        """Rows in flight, which are all rows of a wave."""
+        return self.engine.max_num_seqs
 
 
 def plan(args: argparse.Namespace) -> list[tuple[str, Job]]:
-    """Every measurement by its name in the table, those by HTTP last. Raises ConfigurationError."""
+    """Return every measurement with its name in the table, those by HTTP last. Raise ConfigurationError."""
     if (args.teacher is None) != (args.theta is None):
         raise ConfigurationError("give both --teacher and --theta, or neither: the demo's two models")
     if (args.teacher_url is None) != (args.theta_url is None):
@@ -33,8 +65,8 @@ def plan(args: argparse.Namespace) -> list[tuple[str, Job]]:
     try:
         models = _models(args)
         num_ids = check_vocabularies(*(load_tokenizer(model) for model in models.values()))
-        jobs = [way for rows in dict.fromkeys(args.rows) for way in _ways(args, rows, models, num_ids)]
-        return sorted(jobs, key=lambda way: way[1].mode == "http")
+        jobs = [job for rows in dict.fromkeys(args.rows) for job in _jobs(args, rows, models, num_ids)]
+        return sorted(jobs, key=lambda job: job[1].mode == "http")
     except ValidationError as error:
         detail = error.errors()[0]
         name = ".".join(str(part) for part in detail["loc"])
@@ -42,7 +74,7 @@ def plan(args: argparse.Namespace) -> list[tuple[str, Job]]:
 
 
 def _models(args: argparse.Namespace) -> dict[str, ModelConfig]:
-    """Theta, then the teacher, with a context that holds a row. Raises ModelError, CapacityError."""
+    """Return theta and the teacher with a context that fits a row. Raise ModelError, CapacityError."""
     kind = DummyModel if args.dummy_weights else ModelConfig
     models = {}
     needed = args.prompt_tokens + args.max_tokens
@@ -60,7 +92,7 @@ def _models(args: argparse.Namespace) -> dict[str, ModelConfig]:
     return models
 
 
-def _ways(
+def _jobs(
     args: argparse.Namespace, rows: int, models: dict[str, ModelConfig], num_ids: int
 ) -> Iterator[tuple[str, Job]]:
     engine = EngineConfig(

@@ -1,7 +1,7 @@
-"""What top-k, then top-p, then min-p leave of q*: `sampling.mixture.mixture` cuts it so, each time by a least score.
+"""Top-k, then top-p, then min-p of q*, as `sampling.mixture.mixture` cuts it: each is a threshold on the scores.
 
-Ids as likely as the last one taken stay, so a cut is a threshold, and all three are the largest of three. A tile's
-scores are compared as float32 below its largest one, a row's as `row_tilt` gives them.
+Ids as likely as the last one taken stay, so the three cuts are the largest of three thresholds. A tile's scores are
+compared as float32 below its largest one, a row's as `row_tilt` computes them.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
@@ -13,145 +13,119 @@ import triton.language as tl
 
 from sampling.mixture.kernel.moments import (
     LOWEST,
-    centre_of,
-    grown,
-    halves,
+    combine_slots,
+    load_rest,
+    online_update,
     row_gap,
-    row_logs,
     row_scores,
     row_tilt,
-    slots_sum,
+    score_offset,
+    split_weight,
 )
-from sampling.mixture.kernel.order import LEAST_FINITE, LEAST_KEY, risen_key, sortable, tile_threshold
+from sampling.mixture.kernel.row import LEAST_FINITE
+from sampling.mixture.kernel.threshold import MIN_KEY, advance_key, sortable, tile_threshold
 
 
 @triton.jit
-def tile_cut(scores, most, mass, log_share):
-    """Scores (float64, natural) of the ids that stay, −inf for the others.
-
-    `most`: top-k, any larger number for none; `mass`: top-p; `log_share`: log min-p, −inf for none.
-    """
+def tile_cut(scores, settings):
+    """Scores (float64, natural) of the ids that stay, −inf for the others."""
     below = scores - tl.maximum(tl.max(scores, 0), LEAST_FINITE)
     keys = sortable(below.to(tl.float32))
-    live = scores > float("-inf")
-    live = live & (keys >= tile_threshold(keys, live.to(tl.int32), most, 0))
-    if mass < 1:
-        weights = tl.where(live, tl.exp(below), 0.0)
-        live = live & (keys >= tile_threshold(keys, weights, mass * tl.sum(weights, 0), 0))
-    return tl.where(live & (below >= log_share), scores, float("-inf"))
+    mask = scores > float("-inf")
+    mask = mask & (keys >= tile_threshold(keys, mask.to(tl.int32), settings.top_k, 0))
+    if settings.top_p < 1:
+        weights = tl.where(mask, tl.exp(below), 0.0)
+        mask = mask & (keys >= tile_threshold(keys, weights, settings.top_p * tl.sum(weights, 0), 0))
+    return tl.where(mask & (below >= settings.log_min_p), scores, float("-inf"))
 
 
 @triton.jit
 def tile_sums(scores):
-    """log Σ e^score, E[score], how many are finite."""
-    top = tl.maximum(tl.max(scores, 0), LEAST_FINITE)
-    live = scores > float("-inf")
-    weights = tl.exp(scores - top)
+    """log Σ e^score, E[score], the number of finite scores."""
+    tile_max = tl.maximum(tl.max(scores, 0), LEAST_FINITE)
+    mask = scores > float("-inf")
+    weights = tl.exp(scores - tile_max)
     total = tl.sum(weights, 0)
     some = tl.where(total > 0, total, 1.0)
-    mean = tl.sum(tl.where(live, weights * scores, 0.0), 0) / some
-    return tl.where(total > 0, top + tl.log(some), float("-inf")), mean, tl.sum(live.to(tl.int32), 0)
+    mean = tl.sum(tl.where(mask, weights * scores, 0.0), 0) / some
+    return tl.where(total > 0, tile_max + tl.log(some), float("-inf")), mean, tl.sum(mask.to(tl.int32), 0)
 
 
 @triton.jit
 def row_score_threshold(
-    theta, teacher, num_ids, theta_top, teacher_top, scale, least_teacher, whose,
-    weight, centre, level, target, COUNT: tl.constexpr, BLOCK: tl.constexpr,
+    row, region_min, support_of, weight, offset, level, target, COUNT: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """`order.row_threshold` of scores, which weigh 1 each or e^(score − level)."""
+    """`threshold.row_threshold` of scores, which weigh 1 each (COUNT) or e^(score − level)."""
     slots = tl.arange(0, BLOCK)
-    key = tl.full([], LEAST_KEY, tl.int32)
-    for place in range(16):
-        step = 1 << (30 - 2 * place)
-        first = tl.zeros([BLOCK], tl.float32)
-        second = tl.zeros([BLOCK], tl.float32)
-        third = tl.zeros([BLOCK], tl.float32)
-        for start in range(0, num_ids, BLOCK):
-            scores = row_scores(
-                theta, teacher, start + slots, start + BLOCK, num_ids, theta_top, teacher_top,
-                least_teacher, whose, weight, centre,
-            )  # fmt: skip
+    key = tl.full([], MIN_KEY, tl.int32)
+    for turn in range(16):
+        step = 1 << (30 - 2 * turn)
+        zeros = tl.zeros([BLOCK], tl.float32)
+        first, second, third = zeros, zeros, zeros
+        for start in range(0, row.num_ids, BLOCK):
+            scores = row_scores(row, start + slots, start + BLOCK, region_min, support_of, weight, offset)
             keys = sortable(scores)
             if COUNT:
                 weights = tl.where(scores > float("-inf"), 1.0, 0.0)
             else:
-                weights = tl.exp2((scores - level) * scale)
+                weights = tl.exp2((scores - level) * row.scale)
             first += tl.where(keys >= key + step, weights, 0.0)
             second += tl.where(keys >= key + 2 * step, weights, 0.0)
             third += tl.where(keys >= key + 3 * step, weights, 0.0)
-        key = risen_key(key, step, first, second, third, target)
+        key = advance_key(key, step, first, second, third, target)
     return key
 
 
 @triton.jit
-def row_cut(
-    theta, teacher, num_ids, theta_top, teacher_top, sum_top, scale, inverse_temperature,
-    least_teacher, whose, weight, log_total, most, mass, log_share, BLOCK: tl.constexpr,
-):  # fmt: skip
+def row_cut(row, region_min, support_of, weight, log_sum, settings, BLOCK: tl.constexpr):
     """The least key of a row's scores that stay: a pass, and 16 more each for top-k and top-p."""
     slots = tl.arange(0, BLOCK)
-    centre = centre_of(theta_top, teacher_top, sum_top, weight)
+    offset = score_offset(row, weight)
     weight = weight.to(tl.float32)
-    level = (log_total / inverse_temperature - centre.to(tl.float64)).to(tl.float32)
-    key = tl.full([], LEAST_KEY, tl.int32)
-    if most < num_ids:
-        key = row_score_threshold(
-            theta, teacher, num_ids, theta_top, teacher_top, scale, least_teacher,
-            whose, weight, centre, level, most, True, BLOCK,
-        )  # fmt: skip
-    highest = tl.full([BLOCK], LEAST_FINITE, tl.float32)
+    level = (log_sum / row.inverse_temperature - offset.to(tl.float64)).to(tl.float32)
+    key = tl.full([], MIN_KEY, tl.int32)
+    if settings.top_k < row.num_ids:
+        key = row_score_threshold(row, region_min, support_of, weight, offset, level, settings.top_k, True, BLOCK)
+    slot_max = tl.full([BLOCK], LEAST_FINITE, tl.float32)
     kept = tl.zeros([BLOCK], tl.float32)
-    for start in range(0, num_ids, BLOCK):
-        scores = row_scores(
-            theta, teacher, start + slots, start + BLOCK, num_ids, theta_top, teacher_top,
-            least_teacher, whose, weight, centre,
-        )  # fmt: skip
-        highest = tl.maximum(highest, scores)
-        kept += tl.where(sortable(scores) >= key, tl.exp2((scores - level) * scale), 0.0)
-    if mass < 1:
-        target = mass * tl.sum(kept.to(tl.float64), 0)
-        by_mass = row_score_threshold(
-            theta, teacher, num_ids, theta_top, teacher_top, scale, least_teacher,
-            whose, weight, centre, level, target, False, BLOCK,
-        )  # fmt: skip
-        key = tl.maximum(key, by_mass)
-    return tl.maximum(
-        key, sortable((tl.max(highest, 0).to(tl.float64) + log_share / inverse_temperature).to(tl.float32))
-    )
+    for start in range(0, row.num_ids, BLOCK):
+        scores = row_scores(row, start + slots, start + BLOCK, region_min, support_of, weight, offset)
+        slot_max = tl.maximum(slot_max, scores)
+        kept += tl.where(sortable(scores) >= key, tl.exp2((scores - level) * row.scale), 0.0)
+    if settings.top_p < 1:
+        target = settings.top_p * tl.sum(kept.to(tl.float64), 0)
+        top_p_key = row_score_threshold(row, region_min, support_of, weight, offset, level, target, False, BLOCK)
+        key = tl.maximum(key, top_p_key)
+    min_p_score = tl.max(slot_max, 0).to(tl.float64) + settings.log_min_p / row.inverse_temperature
+    return tl.maximum(key, sortable(min_p_score.to(tl.float32)))
 
 
 @triton.jit
-def row_keys(theta_logits, teacher_logits, theta_top, teacher_top, sum_top, weight):
-    """The keys by which `row_cut` tells listed ids, too."""
-    centre = centre_of(theta_top, teacher_top, sum_top, weight)
-    return sortable(row_tilt(theta_logits - theta_top, teacher_logits - teacher_top, weight.to(tl.float32), centre))
+def candidate_keys(row, theta_logits, teacher_logits, weight):
+    """Candidates' keys, computed as `row_cut` computes a row's."""
+    offset = score_offset(row, weight)
+    theta_logits, teacher_logits = theta_logits - row.theta_max, teacher_logits - row.teacher_max
+    return sortable(row_tilt(theta_logits, teacher_logits, weight.to(tl.float32), offset))
 
 
 @triton.jit
-def row_sums(
-    theta, teacher, num_ids, theta_top, teacher_top, sum_top, scale, inverse_temperature,
-    listed_theta, listed_teacher, listed_sum, least_teacher, whose, weight, least_key, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """`tile_sums` of a row's ids that stay and are not of the list: one pass."""
+def row_sums(row, cutoffs, region_min, support_of, weight, cut_key, BLOCK: tl.constexpr):
+    """`tile_sums` of a row's ids that stay and are no candidates: one pass."""
     slots = tl.arange(0, BLOCK)
-    centre = centre_of(theta_top, teacher_top, sum_top, weight)
-    weight, left = halves(weight, inverse_temperature)
-    top = tl.full([BLOCK], LEAST_FINITE, tl.float32)
-    total = tl.zeros([BLOCK], tl.float32)
-    sum_scores = tl.zeros([BLOCK], tl.float32)
-    num = tl.zeros([BLOCK], tl.int32)
-    for start in range(0, num_ids, BLOCK):
-        log_theta, log_teacher, live = row_logs(
-            theta, teacher, start + slots, start + BLOCK, num_ids, theta_top, teacher_top,
-            listed_theta, listed_teacher, listed_sum, least_teacher, whose,
-        )  # fmt: skip
-        scores = tl.where(live, row_tilt(log_theta, log_teacher, weight, centre), float("-inf"))
-        live = live & (sortable(scores) >= least_key) & (scores > float("-inf"))
-        kept, new, top = grown(top, tl.where(live, scores, float("-inf")), scale)
-        new += new * (left * row_gap(log_theta, log_teacher))
-        total = total * kept + new
-        sum_scores = sum_scores * kept + tl.where(live, new * tl.maximum(scores, LOWEST), 0.0)
-        num += live.to(tl.int32)
-    logarithm, share = slots_sum(top, total, centre, inverse_temperature)
-    mean = tl.sum(sum_scores.to(tl.float64) * share, 0) + centre.to(tl.float64) * inverse_temperature
-    return logarithm, tl.where(logarithm > float("-inf"), mean, 0.0), tl.sum(num, 0)
+    offset = score_offset(row, weight)
+    weight, remainder = split_weight(weight, row.inverse_temperature)
+    slot_max = tl.full([BLOCK], LEAST_FINITE, tl.float32)
+    total, sum_scores = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
+    size = tl.zeros([BLOCK], tl.int32)
+    for start in range(0, row.num_ids, BLOCK):
+        log_theta, log_teacher, mask = load_rest(row, start + slots, start + BLOCK, cutoffs, region_min, support_of)
+        scores = tl.where(mask, row_tilt(log_theta, log_teacher, weight, offset), float("-inf"))
+        mask = mask & (sortable(scores) >= cut_key) & (scores > float("-inf"))
+        rescale, term, slot_max = online_update(slot_max, tl.where(mask, scores, float("-inf")), row.scale)
+        term += term * (remainder * row_gap(log_theta, log_teacher))
+        total = total * rescale + term
+        sum_scores = sum_scores * rescale + tl.where(mask, term * tl.maximum(scores, LOWEST), 0.0)
+        size += mask.to(tl.int32)
+    log_sum, factors = combine_slots(slot_max, total, offset, row.inverse_temperature)
+    mean = tl.sum(sum_scores.to(tl.float64) * factors, 0) + offset.to(tl.float64) * row.inverse_temperature
+    return log_sum, tl.where(log_sum > float("-inf"), mean, 0.0), tl.sum(size, 0)

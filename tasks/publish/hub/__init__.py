@@ -1,4 +1,4 @@
-"""A published dataset's way to the Hugging Face Hub.
+"""The upload of a published dataset to the Hugging Face Hub.
 
-Only the flow `publish` imports it; it imports `tasks.publish` for what a dataset consists of.
+Imports `tasks.publish` for the files of a dataset; only the flow `publish` imports it.
 """

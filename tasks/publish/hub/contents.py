@@ -1,4 +1,4 @@
-"""The files of a dataset that go to the Hub."""
+"""The files of a dataset that are uploaded to the Hub, compared with those that it holds."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ DOCUMENTS = (REPORT, REPORT_JSON, FACTS, TOKENIZER, QUARANTINE)
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """The files of a dataset that go to the Hub, but the manifest. Nothing else in its folder leaves the machine."""
+    """The files of a dataset to upload before the manifest. Other files in its folder are never uploaded."""
 
     folder: Path
     title: str
     version: str
     sha256: Mapping[str, str]  # of the data files, as the manifest lists them
-    names: tuple[str, ...]  # within the folder: the card, the data files, the other documents
+    names: tuple[str, ...]  # relative to the folder: the card, the data files, the other documents
 
     @classmethod
     def of(cls, folder: Path) -> Contents:
-        """Raises ConfigurationError where there is no manifest, RefusedError where it is of a refused dataset."""
+        """List the files. Raises ConfigurationError without a manifest, RefusedError for a refused dataset."""
         dataset = open_dataset(folder)
         if dataset.manifest is None:
             raise ConfigurationError(f"{folder} holds no {MANIFEST}; publish a dataset that this pipeline made")
@@ -42,34 +42,28 @@ class Contents:
         pages = sorted(path for path in (dataset.path / DATA_DOCS).rglob("*") if path.is_file())
         documents = [*DOCUMENTS, *(str(path.relative_to(dataset.path)) for path in pages)]
         names = [CARD, *sha256, *documents]
-        there = tuple(name for name in names if (dataset.path / name).is_file())
-        return cls(dataset.path, dataset.title, dataset.manifest["version"], sha256, there)
+        existing = tuple(name for name in names if (dataset.path / name).is_file())
+        return cls(dataset.path, dataset.title, dataset.manifest["version"], sha256, existing)
 
-    def is_at(self, there: Mapping[str, RepoFile], name: str) -> bool:
-        """Whether the Hub holds this file of the dataset as it is here."""
-        entry, path = there.get(name), self.folder / name
-        if entry is None or entry.size != path.stat().st_size:
-            return False
-        if entry.lfs is not None:
-            return entry.lfs.sha256 == (self.sha256.get(name) or sha256_of(path))
-        return entry.blob_id == git_hash(path.read_bytes())  # no file of more than 10 MB is outside LFS
-
-    def left_over(self, there: Mapping[str, RepoFile]) -> list[str]:
-        """Files of another version. What people put beside, a licence say, is theirs and stays."""
-        ours = (CARD, *DOCUMENTS)
+    def left_over(self, tree: Mapping[str, RepoFile]) -> list[str]:
+        """Return the tree's files of another version, without files that people added, such as a licence."""
         return [
             name
-            for name in there
-            if name not in self.names and (name in ours or name.startswith((f"{DATA}/", f"{DATA_DOCS}/")))
+            for name in tree
+            if name not in self.names and (name in (CARD, *DOCUMENTS) or name.startswith((f"{DATA}/", f"{DATA_DOCS}/")))
         ]
 
-    def difference(self, there: Mapping[str, RepoFile], name: str) -> str:
-        """What the Hub holds in place of a file; '' where it is the same."""
-        if self.is_at(there, name):
-            return ""
-        if name not in there:
+    def difference(self, tree: Mapping[str, RepoFile], name: str) -> str:
+        """Describe how a repository's file differs from this dataset's; '' when the content is the same."""
+        if (entry := tree.get(name)) is None:
             return f"{name} is missing"
-        entry, size = there[name], (self.folder / name).stat().st_size
-        found = f"sha256 {entry.lfs.sha256[:12]}…" if entry.lfs else f"blob {entry.blob_id[:12]}…"
-        wanted = self.sha256.get(name) or sha256_of(self.folder / name)
+        path = self.folder / name
+        size, wanted = path.stat().st_size, self.sha256.get(name) or sha256_of(path)
+        if entry.lfs is not None:
+            found, is_same = f"sha256 {entry.lfs.sha256[:12]}…", entry.lfs.sha256 == wanted
+        else:  # at most 10 MB: larger files are LFS
+            found = f"blob {entry.blob_id[:12]}…"
+            is_same = entry.size == size and entry.blob_id == git_hash(path.read_bytes())
+        if is_same and entry.size == size:
+            return ""
         return f"{name} has {entry.size} bytes ({found}), not {size} bytes (sha256 {wanted[:12]}…)"

@@ -1,4 +1,4 @@
-"""What went wrong on the way to the Hub."""
+"""Errors of uploads to the Hub: which are retried, after which delay, and their messages."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from sampling.served.refusals import retry_after_s
 
 MAX_TRIES = 5
 RETRY_DELAY_S, MAX_RETRY_DELAY_S = 2.0, 300.0  # the Hub counts requests in windows of 300 s
-# 409 and 412: another hand committed meanwhile, or the answer to a commit was lost; the next try looks at what is there
+# 409, 412: someone else committed meanwhile, or the response to a commit was lost; a retry starts from what is there.
 TRANSIENT = {408, 409, 412, 429, 500, 502, 503, 504}
 AGAIN = "run the same command again: what is there already is not sent again"
 
 
-def as_ours(error: BaseException, repo_id: str, said: str) -> DualSamplingError:
-    """An error of an upload as one of our classes, with what to do."""
+def upload_error(error: BaseException, repo_id: str, text: str) -> DualSamplingError:
+    """Return an error of an upload, whose own text is `text`, as one of this project's, with advice."""
     status = _status(error)
     if status == 401:
         return ConfigurationError(
-            f"the Hub does not take the token for {repo_id} ({said}); give a valid one, by HF_TOKEN or a"
+            f"the Hub does not take the token for {repo_id} ({text}); give a valid one, by HF_TOKEN or a"
             " Prefect Secret block named dual-sampling-hub-token"
         )
     if status == 403:
-        return ConfigurationError(f"the token may not write to {repo_id} ({said}); give one with write access to it")
+        return ConfigurationError(f"the token may not write to {repo_id} ({text}); give one with write access to it")
     if status is not None and status < 500 and status not in TRANSIENT:
-        return ConfigurationError(f"the Hub refuses {repo_id} ({said}); see that publish.hub is an org/name of yours")
+        return ConfigurationError(f"the Hub refuses {repo_id} ({text}); see that publish.hub is an org/name of yours")
     tries = f" after {MAX_TRIES} tries" if is_transient(error) else ""
-    return PublishError(f"{repo_id} was not published{tries}: {said}; {AGAIN}")
+    return PublishError(f"{repo_id} was not published{tries}: {text}; {AGAIN}")
 
 
 def _root(error: BaseException) -> BaseException:
-    """huggingface_hub wraps what a file's upload raised in a RuntimeError."""
+    """Return the cause of a RuntimeError, in which huggingface_hub wraps the error of a file's upload."""
     return error.__cause__ if type(error) is RuntimeError and error.__cause__ is not None else error
 
 
@@ -45,13 +45,16 @@ def _status(error: BaseException) -> int | None:
     return root.response.status_code if isinstance(root, HfHubHTTPError) else None
 
 
-def said_of(error: BaseException, token: str) -> str:
-    """One line that does not hold the token, whatever the server says."""
+def text_of(error: BaseException, token: str) -> str:
+    """Return an error's text in one line, without the token, which a server's response may contain."""
     return " ".join(str(_root(error)).replace(token, "<token>").split())[:300] or type(error).__name__
 
 
 def is_transient(error: BaseException) -> bool:
-    """RuntimeError: Xet's uploads fail so. JSONDecodeError: a proxy's page in place of the Hub's answer."""
+    """Return whether a retry may help.
+
+    RuntimeError is raised by Xet's uploads, JSONDecodeError for a proxy's HTML page in place of the Hub's response.
+    """
     if (status := _status(error)) is not None:
         return status in TRANSIENT
     return isinstance(
@@ -60,18 +63,18 @@ def is_transient(error: BaseException) -> bool:
 
 
 def outcome_of(state: RetryCallState) -> BaseException:
-    """What a try raised."""
+    """Return the error of a try."""
     error = state.outcome.exception() if state.outcome else None
     assert error is not None
     return error
 
 
-def pause_s_after(state: RetryCallState) -> float:
-    """Doubles from RETRY_DELAY_S; longer where the Hub asks for it."""
-    pause_s = wait_exponential(RETRY_DELAY_S, MAX_RETRY_DELAY_S)(state)
+def delay_s_after(state: RetryCallState) -> float:
+    """Return the delay before the next try: doubling from RETRY_DELAY_S, or longer as the Hub's headers request."""
+    delay_s = wait_exponential(RETRY_DELAY_S, MAX_RETRY_DELAY_S)(state)
     root = _root(outcome_of(state))
     if not isinstance(root, HfHubHTTPError):
-        return pause_s
+        return delay_s
     limit = parse_ratelimit_headers(root.response.headers)
-    asked_s = limit.reset_in_seconds if limit is not None and limit.remaining == 0 else 0
-    return min(max(pause_s, asked_s, retry_after_s(root.response.headers)), MAX_RETRY_DELAY_S)
+    reset_s = limit.reset_in_seconds if limit is not None and limit.remaining == 0 else 0
+    return min(max(delay_s, reset_s, retry_after_s(root.response.headers)), MAX_RETRY_DELAY_S)

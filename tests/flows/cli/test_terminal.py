@@ -1,4 +1,4 @@
-"""How tokens look: escapes, colours, the legend, the summary."""
+"""Tests of the terminal rendering: escapes, colours, the legend, the summary."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def token(text: str = "a", mode: str = "mixed", alpha: float = 0.5, **changes: o
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "escaped"),
     [
         ("plain, ünïcode 語 🙂\n\tok", "plain, ünïcode 語 🙂\n\tok"),
         ("\x1b[31mred", r"\x1b[31mred"),
@@ -31,8 +31,8 @@ def token(text: str = "a", mode: str = "mixed", alpha: float = 0.5, **changes: o
         ("👩\u200d👧", "👩\u200d👧"),
     ],
 )
-def test_what_drives_a_terminal_is_written_out(text: str, shown: str) -> None:
-    assert escape(text) == shown
+def test_control_characters_are_escaped(text: str, escaped: str) -> None:
+    assert escape(text) == escaped
 
 
 @given(st.text())
@@ -57,9 +57,9 @@ def test_a_token_has_the_color_of_its_alpha_and_the_style_of_its_mode() -> None:
 
 
 def test_the_legend_names_both_models_and_the_modes() -> None:
-    shown = legend()
-    assert all(word in shown.plain for word in ("theta", "teacher", "forced", "fallback"))
-    assert {"#4f9eff", "#ff9e3d"} <= {str(span.style) for span in shown.spans}
+    line = legend()
+    assert all(name in line.plain for name in ("theta", "teacher", "forced", "fallback"))
+    assert {"#4f9eff", "#ff9e3d"} <= {str(span.style) for span in line.spans}
 
 
 def test_the_summary_counts() -> None:

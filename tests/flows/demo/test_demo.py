@@ -1,4 +1,4 @@
-"""The demo, from problems to its table."""
+"""Tests of the demo, from problems to its table."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from flows.demo.demo import NAME, Score, _score, print_table
 from flows.demo.problems import final_answer
 
 
+@pytest.mark.slow
 def test_the_demo_prints_its_table_and_the_published_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Run in an empty folder, as a user may: 8 problems, three ways of drawing, one dataset."""
+    """Run in an empty folder: 8 problems, three ways of sampling, one dataset."""
     monkeypatch.chdir(tmp_path)
     assert cli.main(["demo", "--problems", "8"]) == 0, capfd.readouterr().err
     lines = capfd.readouterr().out.splitlines()

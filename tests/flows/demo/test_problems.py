@@ -1,4 +1,4 @@
-"""The demo's problems, its tokenizer and the shipped folders."""
+"""Tests of the demo's problems, its tokenizer and the shipped model folders."""
 
 import json
 import operator
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jinja2
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -43,7 +43,7 @@ def test_worked_answer_is_right() -> None:
     assert seen == set(OPERATIONS)
 
 
-def test_own_words_say_the_same_in_another_style() -> None:
+def test_styles_change_the_wording_and_not_the_answer() -> None:
     """Over 2,000 problems each wording has its style's share; 5 standard deviations are 0.056 at the most."""
     problems = generate_problems(2000, seed=4)
     for style, (openings, links, remarks) in STYLES.items():
@@ -63,7 +63,7 @@ def test_same_seed_same_problems() -> None:
     assert first == generate_problems(200, seed=7)
     assert first[:50] == generate_problems(50, seed=7)
     assert first != generate_problems(200, seed=8)
-    # Another first problem here means that the shipped models no longer fit their script.
+    # If this changes, the shipped models no longer match their training script.
     assert first[0] == {
         "question": "Mia shares 240 cards among 6 friends. How many cards has each friend?",
         "answer": "This makes 240 / 6 = 40 cards.\n#### 40",
@@ -101,10 +101,9 @@ def test_final_answer_reads_the_last_mark(text: str, expected: str | None) -> No
     assert final_answer(text) == expected
 
 
-@settings(max_examples=100, deadline=None)
 @given(text=st.text(st.characters(exclude_categories=["Cs"])))
 def test_any_text_round_trips(tokenizer: Tokenizer, text: str) -> None:
-    # The end mark itself is the one text that stands for a token of its own.
+    # EOS is the only special token.
     text = text.replace("<|endoftext|>", "")
     token_ids = tokenizer.encode(text).ids
     assert tokenizer.decode(token_ids, skip_special_tokens=False) == text
@@ -139,7 +138,7 @@ def test_configuration_facts(tokenizer: Tokenizer, name: str) -> None:
     assert config["vocab_size"] >= tokenizer.get_vocab_size()
     end_id = tokenizer.token_to_id("<|endoftext|>")
     assert json.loads((MODELS / name / "generation_config.json").read_text())["eos_token_id"] == [end_id]
-    # Nothing is put before a text.
+    # no BOS
     assert tokenizer.encode("").ids == []
     assert (MODELS / name / "model.safetensors").is_file()
 
@@ -151,8 +150,8 @@ def test_widths_differ() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_chat_template_renders_the_training_format(name: str) -> None:
-    settings_ = json.loads((MODELS / name / "tokenizer_config.json").read_text())
-    template = jinja2.Environment().from_string(settings_["chat_template"])
+    settings = json.loads((MODELS / name / "tokenizer_config.json").read_text())
+    template = jinja2.Environment().from_string(settings["chat_template"])
     messages = [{"role": "user", "content": "How many?\nHint: #### 7"}]
     rendered = template.render(messages=messages, add_generation_prompt=True)
     assert rendered == prompt("How many?", "#### 7")

@@ -1,4 +1,4 @@
-"""What Prefect's pages show: figures, costs, progress; text that is no markup, whatever a dataset holds."""
+"""Tests of the artifacts: metrics, cost, progress; a dataset's text never becomes markup."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ import flows.orchestration.artifacts
 from flows.orchestration.artifacts import ProgressArtifacts, show_cost, show_quality
 from tests.flows.commands import artifacts_of
 
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 HOSTILE = "value '<script>alert(1)</script> [a](javascript:b) | `c`\n# d'"
 
 
-def test_hostile_text_is_no_markup(prefect_server: str, tmp_path: Path) -> None:
+def test_hostile_text_is_no_markup(tmp_path: Path) -> None:
     check = {
         "suite": "prompts", "name": "has_id", "outcome": "failed", "limit": "True", "value": HOSTILE,
         "meaning": "m", "why": "",
@@ -29,10 +30,10 @@ def test_hostile_text_is_no_markup(prefect_server: str, tmp_path: Path) -> None:
     report = {"passed": False, "refusals": [HOSTILE], "warnings": [], "figures": {"num_rows": None}, "checks": [check]}
 
     @flow
-    def shown() -> None:
+    def show() -> None:
         show_quality("A b/C <v>", report, tmp_path / "report.html")
 
-    state = shown(return_state=True)
+    state = show(return_state=True)
     artifacts = artifacts_of(state)
     assert set(artifacts) == {"a-b-c-v-verdict", "a-b-c-v-figures", "a-b-c-v-checks", "a-b-c-v-report"}
     verdict = artifacts["a-b-c-v-verdict"]
@@ -42,7 +43,7 @@ def test_hostile_text_is_no_markup(prefect_server: str, tmp_path: Path) -> None:
 
 
 def manifest(**changes: Any) -> dict[str, Any]:
-    """What a manifest says of a run of two attempts."""
+    """The manifest of a run of two attempts."""
     engine = {"num_tokens": 1200, "num_fallback": 30, "theta_s": 1.0, "teacher_s": 2.5, "mixing_s": 0.5, "total_s": 4.0}
     return {
         "num_rows": 10,
@@ -54,14 +55,14 @@ def manifest(**changes: Any) -> dict[str, Any]:
     }
 
 
-def test_cost_is_a_table_beside_a_page_with_links(prefect_server: str, tmp_path: Path) -> None:
+def test_cost_is_a_table_beside_a_page_with_links(tmp_path: Path) -> None:
     dataset = tmp_path / "a set"
 
     @flow
-    def shown() -> None:
+    def show() -> None:
         show_cost("set v1", manifest(), dataset)
 
-    artifacts = artifacts_of(shown(return_state=True))
+    artifacts = artifacts_of(show(return_state=True))
     assert {row["what"]: row["value"] for row in json.loads(artifacts["set-v1-cost"])} == {
         "rows": 10,
         "rows quarantined": 4,
@@ -85,19 +86,19 @@ def test_cost_is_a_table_beside_a_page_with_links(prefect_server: str, tmp_path:
     assert artifacts["set-v1-dataset"] == f"[a set]({tmp_path.as_uri()}/a%20set)"
 
 
-def test_cost_of_a_run_that_timed_nothing(prefect_server: str, tmp_path: Path) -> None:
+def test_cost_of_a_run_that_timed_nothing(tmp_path: Path) -> None:
     @flow
-    def shown() -> None:
+    def show() -> None:
         show_cost("set v1", manifest(engine={}, quarantine={}), tmp_path)
 
-    artifacts = artifacts_of(shown(return_state=True))
+    artifacts = artifacts_of(show(return_state=True))
     assert {"what": "tokens/s", "value": ""} in json.loads(artifacts["set-v1-cost"])
     assert "set-v1-quarantine" not in artifacts
     assert "Nothing." in artifacts["set-v1-run"]
 
 
 def in_flow(work: Callable[[], None]) -> Any:
-    """The state of a flow run that does some work; raises what it raises."""
+    """Return the state of a flow run that calls `work`; raise what that raises."""
     state = flow(name="work")(work)(return_state=True)
     state.result()
     return state
@@ -110,7 +111,7 @@ def wait_until(ready: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
-def test_progress_is_updated_in_place(prefect_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_updated_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flows.orchestration.artifacts, "UPDATE_EVERY_S", 0.01)
 
     def work() -> None:
@@ -133,7 +134,7 @@ def test_progress_is_updated_in_place(prefect_server: str, monkeypatch: pytest.M
 
 
 def test_a_server_that_is_gone_costs_one_warning(
-    prefect_server: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(flows.orchestration.artifacts, "UPDATE_EVERY_S", 0.01)
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -153,7 +154,7 @@ def test_a_server_that_is_gone_costs_one_warning(
     assert caplog.text.count("Prefect takes no progress") == 1
 
 
-def test_a_server_that_does_not_answer_holds_nothing(prefect_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_answer_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flows.orchestration.artifacts, "UPDATE_EVERY_S", 0.01)
     monkeypatch.setattr(flows.orchestration.artifacts, "CLOSE_S", 0.01)
 

@@ -1,4 +1,4 @@
-"""The published dataset as Prefect's server knows it: each version a materialisation, with its source above it."""
+"""Tests of the asset of a published dataset: each version a materialisation, its source upstream."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LIMIT_S = 60.0  # events take a second to the server's database
 
 
 def materialisations(key: str) -> list[dict[str, Any]]:
-    """The events that say that an asset came into being, once there is one."""
+    """The events of an asset's materialisations, once there is one."""
     wanted = {"event": {"name": ["prefect.asset.materialization.succeeded"]}, "any_resource": {"id": [key]}}
     deadline = time.monotonic() + LIMIT_S
     with get_client(sync_client=True) as client:
@@ -50,23 +50,24 @@ def manifest(root: Path, *files: str) -> dict[str, Any]:
     }
 
 
-def test_a_version_is_a_materialisation_with_its_source_above_it(prefect_server: str, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_version_is_a_materialisation_with_its_source_upstream(prefect_server: str, tmp_path: Path) -> None:
     root = tmp_path / "my datasets"
     dataset, source = root / "shells" / "v1", tmp_path / "rows.jsonl"
-    made = manifest(root, str(source), "hf://datasets/org/more")
+    published = manifest(root, str(source), "hf://datasets/org/more")
 
     @flow
     def run() -> None:
-        record_dataset(str(dataset), made)
-        record_upload(str(dataset), made, "org/shells")
+        record_dataset(str(dataset), published)
+        record_upload(str(dataset), published, "org/shells")
 
     run()
     key = key_of_place(str(dataset.parent))
     (event,) = materialisations(key)
     assert event["resource"]["prefect.resource.name"] == "shells"
     assert event["resource"]["prefect.asset.url"] == dataset.as_uri()
-    above = {item["prefect.resource.id"] for item in event["related"] if item["prefect.resource.role"] == "asset"}
-    assert above == {f"file://{source}", "hf://datasets/org/more"}
+    upstream = {item["prefect.resource.id"] for item in event["related"] if item["prefect.resource.role"] == "asset"}
+    assert upstream == {f"file://{source}", "hf://datasets/org/more"}
     assert event["payload"] == {
         "version": "v1",
         "run_id": "0123456789ab",
@@ -78,8 +79,8 @@ def test_a_version_is_a_materialisation_with_its_source_above_it(prefect_server:
         "figures": {"eos_rate": 0.9, "leak_rate": None},
     }
     (upload,) = materialisations("hf://datasets/org/shells")
-    above = {item["prefect.resource.id"] for item in upload["related"] if item["prefect.resource.role"] == "asset"}
-    assert above == {key}
+    upstream = {item["prefect.resource.id"] for item in upload["related"] if item["prefect.resource.role"] == "asset"}
+    assert upstream == {key}
 
 
 @pytest.mark.parametrize("name", ["plain", "with space", "50%", "x" * 600, "a\"[]{}|\\^`<>#?&'\n\t"])
@@ -91,11 +92,11 @@ def test_any_path_is_a_key_that_prefect_takes(name: str) -> None:
     assert (key == f"file:///data/{name}") == (name == "plain")
 
 
-def test_paths_that_differ_in_what_a_key_may_not_hold_have_keys_of_their_own() -> None:
+def test_paths_that_differ_in_forbidden_characters_have_different_keys() -> None:
     assert len({key_of_place(f"/data/{name}") for name in ("a b", "a%b", "a_b", "a\tb")}) == 4
 
 
-def test_many_source_files_are_told_by_their_folder() -> None:
+def test_many_source_files_are_recorded_as_their_folder() -> None:
     files = [f"/data/rows/{i % 2}/{i}.jsonl" for i in range(MAX_SOURCES)]
     assert source_keys(files) == [f"file://{file}" for file in files]
     assert source_keys([*files, "/data/rows/one.jsonl"]) == ["file:///data/rows"]

@@ -1,4 +1,4 @@
-"""A run that nobody but itself can end, cancelled on Prefect's pages."""
+"""Tests of the cancellation poller: runs without a worker, cancelled on Prefect's pages."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Cancelling, Running
 
 import flows.orchestration.cancellation
-from flows.orchestration.cancellation import heeds_cancellation
+from flows.orchestration.cancellation import cancellation_polling
 from flows.produce import run_produce
 from sampling.errors import RunCancelledError
-from tests.flows.test_produce import config_of, engine_pids, folder_of, in_background, parts_of, wait_until
+from tests.flows.small_run import config_of, engine_pids, folder_of, in_background, parts_of, wait_until
 
 WAIT_S = 60.0  # what an idle machine does in 1 s
-hooked: list[tuple[UUID, str]] = []
-pytestmark = pytest.mark.usefixtures("prefect_server")
+hook_calls: list[tuple[UUID, str]] = []
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
 
 def note(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
-    hooked.append((flow_run.id, state.name or ""))
+    hook_calls.append((flow_run.id, state.name or ""))
 
 
 @flow(name="waits", on_cancellation=[note])
 def waits(during: Callable[[], object], wait_s: float) -> str:
-    """Does something to itself; then nothing, for a while."""
-    with heeds_cancellation():
+    """Call `during`, then sleep."""
+    with cancellation_polling():
         during()
         time.sleep(wait_s)
         return "done"
 
 
 @pytest.fixture(autouse=True)
-def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flows.orchestration.cancellation, "ASK_EVERY_S", 0.1)
-    hooked.clear()
+def frequent_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flows.orchestration.cancellation, "POLL_S", 0.1)
+    hook_calls.clear()
 
 
 def run_id() -> UUID:
@@ -73,25 +73,25 @@ def fails(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
     raise RuntimeError("a bad hook")
 
 
-@pytest.mark.parametrize("said", [Cancelling(), Cancelled()])
-def test_a_cancelled_run_ends_itself_as_its_worker_would(said: State[Any]) -> None:
+@pytest.mark.parametrize("state", [Cancelling(), Cancelled()])
+def test_a_cancelled_run_ends_itself_as_its_worker_would(state: State[Any]) -> None:
     ids: list[UUID] = []
 
     def cancel() -> None:
         ids.append(run_id())
-        set_state(ids[0], said)
+        set_state(ids[0], state)
 
     begun = time.monotonic()
     with pytest.raises(Abort, match="cancelled by somebody"):
         waits(cancel, WAIT_S)
     assert time.monotonic() - begun < WAIT_S
-    assert hooked == [(ids[0], said.name)]
+    assert hook_calls == [(ids[0], state.name)]
     assert state_of(ids[0]).is_cancelled()
 
 
-def test_a_worker_that_listens_is_left_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Here it takes back its word at once, and so nothing ends the run; fails where that takes the server 1.5 s."""
-    monkeypatch.setattr(flows.orchestration.cancellation, "ASK_EVERY_S", 1.5)
+def test_a_worker_gets_time_to_cancel_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The state is set back before the second poll, and so nothing ends the run; fails if that takes 1.5 s."""
+    monkeypatch.setattr(flows.orchestration.cancellation, "POLL_S", 1.5)
     ids: list[UUID] = []
 
     def cancel_for_a_moment() -> None:
@@ -102,15 +102,15 @@ def test_a_worker_that_listens_is_left_its_time(monkeypatch: pytest.MonkeyPatch)
         set_state(ids[0], Running())
 
     assert waits(cancel_for_a_moment, 2.5) == "done"
-    assert hooked == []
+    assert hook_calls == []
     assert state_of(ids[0]).is_completed()
 
 
-def test_a_run_that_nobody_cancels_ends_as_ever() -> None:
+def test_a_run_that_is_not_cancelled_ends_normally() -> None:
     assert waits(lambda: None, 0.5) == "done"
     with pytest.raises(OSError, match="no disk"):
         waits(lambda: (_ for _ in ()).throw(OSError("no disk")), 0.0)
-    assert hooked == []
+    assert hook_calls == []
 
 
 def test_a_kill_is_no_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,17 +126,17 @@ def test_a_kill_is_no_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:
             waits(kill, WAIT_S)
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert hooked == []
+    assert hook_calls == []
     assert state_of(ids[0]).is_crashed()
 
 
-def test_a_worker_that_has_told_the_process_is_not_disturbed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It lets the clean-up take its time, and runs the hooks itself."""
+def test_a_run_that_its_worker_cancels_is_not_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker lets the clean-up take its time, and runs the hooks itself."""
     monkeypatch.setattr("prefect._internal.control_listener.get_intent", lambda: "cancel")
     assert waits(lambda: set_state(run_id(), Cancelling()), 1.0) == "done"
 
 
-def test_a_hook_that_fails_keeps_nothing_from_happening(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_hook_stops_neither_the_next_nor_the_state(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waits, "on_cancellation_hooks", [fails, note])
     ids: list[UUID] = []
 
@@ -146,12 +146,12 @@ def test_a_hook_that_fails_keeps_nothing_from_happening(monkeypatch: pytest.Monk
 
     with pytest.raises(Abort):
         waits(cancel, WAIT_S)
-    assert hooked == [(ids[0], "Cancelling")]
+    assert hook_calls == [(ids[0], "Cancelling")]
     assert state_of(ids[0]).is_cancelled()
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_run_that_ends_before_it_hears_says_how(fails: bool) -> None:
+def test_a_run_that_ends_before_the_poll_keeps_its_outcome(fails: bool) -> None:
     ids: list[UUID] = []
 
     def cancel_and_end() -> None:
@@ -163,15 +163,15 @@ def test_a_run_that_ends_before_it_hears_says_how(fails: bool) -> None:
     with pytest.raises(OSError, match="no disk") if fails else nullcontext():
         assert waits(cancel_and_end, 0.0) == "done"
     assert state_of(ids[0]).is_failed() if fails else state_of(ids[0]).is_completed()
-    assert hooked == []
+    assert hook_calls == []
 
 
-def test_an_answer_that_is_none_of_prefects_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy's page, say: the ear asks again."""
+def test_a_failed_poll_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a proxy's page: the poller asks again."""
     ask, answers = SyncPrefectClient.read_flow_run, iter([ValueError("<html>"), httpx.ConnectError("gone")])
 
     def ask_or_fail(client: SyncPrefectClient, run: UUID) -> FlowRun:
-        if threading.current_thread().name == "ear" and (error := next(answers, None)) is not None:
+        if threading.current_thread().name == "cancellation-poller" and (error := next(answers, None)) is not None:
             raise error
         return ask(client, run)
 
@@ -181,8 +181,8 @@ def test_an_answer_that_is_none_of_prefects_is_no_answer(monkeypatch: pytest.Mon
     assert next(answers, None) is None
 
 
-def test_a_thread_is_left_alone() -> None:
-    """Its run cannot be interrupted, and the main thread is somebody else's."""
+def test_a_run_outside_the_main_thread_is_not_interrupted() -> None:
+    """Signals reach the main thread alone, which does other work."""
     results: list[tuple[str, UUID]] = []
 
     def cancel() -> None:

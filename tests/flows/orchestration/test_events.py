@@ -1,4 +1,4 @@
-"""What a run's end tells Prefect: one event that a notification can be tied to, one line of its log."""
+"""Tests of the reports of a run's end: one event, one line of the log."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from tasks.config import PipelineConfig
 from tasks.run.folder import RunFolder
 from tests.tasks.runs import make_config
 
+pytestmark = pytest.mark.slow
 LIMIT_S = 60.0  # the server writes its events every 5 s
 FOLDER = RunFolder(Path("/"), "d", "v1", {})
 ERRORS = {
@@ -27,7 +28,7 @@ ERRORS = {
     "failed": OSError("no disk"),
     "stopped": KeyboardInterrupt(),
 }
-# What a worker says of the process that it started; it holds the flow run as it was when it was begun.
+# States that a worker sets for its process; it holds the flow run as it was at its start.
 FROM_A_WORKER: dict[str, State[Any]] = {"cancelled": Cancelled(message="by hand"), "killed": Crashed(message="SIGKILL")}
 MANIFEST: dict[str, Any] = {"version": "v1", "num_rows": 10, "quarantine": {"bad_row": 1}}
 ENDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -51,7 +52,7 @@ ENDS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @flow(name="produce", on_failure=[report_end], on_crashed=[report_end], on_cancellation=[report_end])
 def produce(config: PipelineConfig, end: str) -> None:
-    """Ends as it is told to."""
+    """End in the given way."""
     label_run(FOLDER)
     if end in ERRORS:
         raise ERRORS[end]
@@ -60,7 +61,7 @@ def produce(config: PipelineConfig, end: str) -> None:
 
 
 class Lines(logging.Handler):
-    """The log's lines that speak of an end."""
+    """A handler that keeps the log's records of a run's end."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,8 +73,8 @@ class Lines(logging.Handler):
 
 
 @pytest.fixture(scope="module")
-def told(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str, Any], Any]]:
-    """Of a flow run for each end: its one event, its one line."""
+def reports(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str, Any], Any]]:
+    """The one event and the one log record of a flow run for each end."""
     config = make_config(tmp_path_factory.mktemp("hooks"))
     runs: dict[str, UUID] = {}
     lines = Lines()
@@ -99,14 +100,14 @@ def told(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 
 def our_events(runs: list[UUID]) -> dict[UUID, dict[str, Any]]:
-    """The one event of each flow run, as soon as the server has them; other tests' runs have theirs."""
+    """The one event of each flow run, as soon as the server has them; other tests' runs have events, too."""
     ids = {f"prefect.flow-run.{run}": run for run in runs}
     wanted = {"event": {"prefix": ["dual-sampling."]}, "any_resource": {"id": list(ids)}}
     deadline = time.monotonic() + LIMIT_S
     with get_client(sync_client=True) as client:
         while True:
             found = client.request("POST", "/events/filter", json={"filter": wanted}).json()["events"]
-            # Ours stands first; Prefect adds the run in which this process emitted its first event.
+            # Ours is first; Prefect adds the run in which this process emitted its first event.
             named = [(first_run_of(event), event) for event in found]
             pairs = [(ids[run], event) for run, event in named if run in ids]
             if len(pairs) >= len(runs):
@@ -123,9 +124,9 @@ def first_run_of(event: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_each_end_is_one_event_and_one_line(told: dict[str, tuple[dict[str, Any], Any]], end: str) -> None:
+def test_each_end_is_one_event_and_one_line(reports: dict[str, tuple[dict[str, Any], Any]], end: str) -> None:
     name, payload = ENDS[end]
-    event, line = told[end]
+    event, line = reports[end]
     run_id = FOLDER.run_id[:12]
     assert event["event"] == line.event == name
     assert event["resource"] == {"prefect.resource.id": "dual-sampling.dataset.d", "prefect.resource.name": "d"}
@@ -134,7 +135,7 @@ def test_each_end_is_one_event_and_one_line(told: dict[str, tuple[dict[str, Any]
     assert line.getMessage() == f"{name} of d: {payload['reason']}"
 
 
-def test_a_hook_that_fails_leaves_the_run_alone(prefect_server: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failing_report_does_not_fail_the_run(prefect_server: str, caplog: pytest.LogCaptureFixture) -> None:
     nobody = FlowRun(flow_id=UUID(int=0), parameters={"config": None})  # no such run on the server
     report_end(produce, nobody, Crashed(message="x"))
     label_run(FOLDER)  # in no flow run

@@ -1,4 +1,4 @@
-"""What has become of shards is read off the run's folder; tests/flows/production has the rest, with workers."""
+"""Tests of shard outcomes as read from the run's folder; tests/flows/production has the rest, with workers."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from tasks.config import PipelineConfig
 from tasks.run.folder import RunFolder
 from tasks.run.parts import read_parts
 from tasks.run.progress import Progress
-from tasks.worker.shard import complete, give_up
+from tasks.worker.shard import give_up, read_table
 from tests.tasks.runs import make_config, make_row, make_run, sample
 
 IDS = [make_row(i).id for i in range(8)]
 
 
 class Runs:
-    """Stands for Prefect's side, where no run is ever alive: each that is started completes what it finds."""
+    """A fake of SamplingRuns: no run is ever alive, and each that is started samples what is left."""
 
     deployment, pool = "sample-shards/sample-shards", "gpu"
 
-    def __init__(self, folder: RunFolder) -> None:
-        self._folder = folder
+    def __init__(self, folder: RunFolder, config: PipelineConfig) -> None:
+        self._folder, self._config = folder, config
         self.num_started = 0
 
     def num_workers(self) -> int:
@@ -37,7 +37,9 @@ class Runs:
     def start(self) -> None:
         self.num_started += 1
         for index in {0, 1} - self._folder.ended_shards():
-            complete(self._folder.shard(index), 1, read_parts(self._folder.shard(index).parts))
+            done = read_parts(self._folder.shard(index).parts).done()
+            left = [row for row in IDS[4 * index : 4 * index + 4] if (row, 0) not in done]
+            sample(self._folder, self._config, index, left)
 
     def withdraw(self) -> list[None]:
         return []
@@ -55,45 +57,47 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PipelineConfig:
 
 @pytest.fixture
 def folder(config: PipelineConfig) -> RunFolder:
-    """Two shards that were sampled by runs of which no beat is left."""
+    """Two shards, sampled by runs whose heartbeats are gone."""
     folder, _ = make_run(config, [make_row(i) for i in range(8)])
     for index in range(2):
         sample(folder, config, index, IDS[4 * index : 4 * index + 4])
     return folder
 
 
-def test_a_complete_shard_needs_nobody_who_says_so(config: PipelineConfig, folder: RunFolder) -> None:
-    runs, seen = Runs(folder), dict[int, Progress]()
+def test_a_complete_shard_needs_no_heartbeat(config: PipelineConfig, folder: RunFolder) -> None:
+    runs, seen = Runs(folder, config), dict[int, Progress]()
     summaries = FanOut(config, folder, runs, seen.__setitem__, lambda num: None).sample(2)  # type: ignore[arg-type]
     assert [summary.num_rows for summary in summaries] == [4, 4]
     assert runs.num_started == 0
     assert seen == {0: Progress(4, 0), 1: Progress(4, 0)}
 
 
-@pytest.mark.parametrize("damage", ["table", "summary of another"])
+@pytest.mark.parametrize("damage", ["part", "summary of another"])
 def test_a_damaged_shard_is_made_again(config: PipelineConfig, folder: RunFolder, damage: str) -> None:
-    shard, whole = folder.shard(0), folder.shard(0).table.read_bytes()
-    if damage == "table":
-        shard.table.write_bytes(whole[:100] + b"?" + whole[101:])
+    shard = folder.shard(0)
+    (part,) = shard.parts.iterdir()
+    whole = part.read_bytes()
+    if damage == "part":
+        part.write_bytes(whole[:100] + b"?" + whole[101:])
     else:
         shard.summary.write_bytes(folder.shard(1).summary.read_bytes())
-    runs = Runs(folder)
+    runs = Runs(folder, config)
     FanOut(config, folder, runs, lambda index, now: None, lambda num: None).sample(2)  # type: ignore[arg-type]
     assert runs.num_started == 1
-    assert shard.table.read_bytes() == whole
+    assert [row["id"] for row in read_table(shard).to_pylist()] == IDS[:4]
 
 
 def test_a_shard_that_was_given_up_gets_another_chance(config: PipelineConfig, folder: RunFolder) -> None:
     folder.shard(1).summary.unlink()
     give_up(folder.shard(1), EngineError("no memory"))
-    runs = Runs(folder)
+    runs = Runs(folder, config)
     assert len(FanOut(config, folder, runs, lambda index, now: None, lambda num: None).sample(2)) == 2  # type: ignore[arg-type]
     assert runs.num_started == 1
 
 
-def test_one_that_is_given_up_now_is_named(config: PipelineConfig, folder: RunFolder) -> None:
+def test_a_shard_that_is_given_up_is_named(config: PipelineConfig, folder: RunFolder) -> None:
     folder.shard(1).summary.unlink()
-    runs = Runs(folder)
+    runs = Runs(folder, config)
 
     def start() -> None:
         give_up(folder.shard(1), EngineError("shard 00001: no memory"))

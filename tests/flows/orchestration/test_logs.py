@@ -1,4 +1,4 @@
-"""The terminal shows our own lines, whatever Prefect has to say, as long as nobody asks for it."""
+"""Tests of the terminal's log: Prefect's lines are hidden unless PREFECT_LOGGING_LEVEL is set."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from flows.orchestration.logs import silence_prefect
 
 
 @pytest.fixture
-def shown() -> Iterator[io.StringIO]:
-    """What a console handler of Prefect's prints."""
+def output() -> Iterator[io.StringIO]:
+    """The output of a console handler of Prefect's."""
     stream = io.StringIO()
     handler = PrefectConsoleHandler(stream=stream)
     logging.getLogger().addHandler(handler)
@@ -23,23 +23,23 @@ def shown() -> Iterator[io.StringIO]:
     logging.getLogger().removeHandler(handler)
 
 
-def say(name: str, pathname: str) -> None:
-    record = logging.LogRecord(name, logging.WARNING, pathname, 1, f"said by {name}", None, None)
+def log(name: str, pathname: str) -> None:
+    record = logging.LogRecord(name, logging.WARNING, pathname, 1, f"logged by {name}", None, None)
     logging.getLogger(name).handle(record)
 
 
-def test_what_prefect_says_stays_out_by_whatever_name(shown: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_of_prefect_are_hidden_by_any_logger_name(output: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PREFECT_LOGGING_LEVEL", raising=False)
     silence_prefect()
-    say("EventsWorker", services.__file__)
-    say("prefect.anything", services.__file__)
-    assert shown.getvalue() == ""
-    say("tasks.worker.shard", __file__)
-    assert "said by tasks.worker.shard" in shown.getvalue()
+    log("EventsWorker", services.__file__)
+    log("prefect.anything", services.__file__)
+    assert output.getvalue() == ""
+    log("tasks.worker.shard", __file__)
+    assert "logged by tasks.worker.shard" in output.getvalue()
 
 
-def test_who_asks_for_it_gets_it(shown: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prefect_logging_level_shows_them(output: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_LOGGING_LEVEL", "INFO")
     silence_prefect()
-    say("EventsWorker", services.__file__)
-    assert "said by EventsWorker" in shown.getvalue()
+    log("EventsWorker", services.__file__)
+    assert "logged by EventsWorker" in output.getvalue()

@@ -1,4 +1,4 @@
-"""Prefect's server on PostgreSQL: a flow's run ends there as it does on SQLite, and its state lies in that database."""
+"""Test of Prefect's server on PostgreSQL: runs end as on SQLite, and their states are in that database."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from tests.flows.prefect_services import PrefectServices, prefect_services
 
 INSTALLED = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")))  # Debian keeps these off the PATH
 USER = "prefect"
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def sockets() -> Iterator[Path]:
 @contextmanager
 def running(pg_ctl: str) -> Iterator[Path]:
     """A PostgreSQL server; it refuses to be root, so root runs it as the user that Debian's package makes."""
-    # Not pytest's folder: that is closed to other users, and its path may be longer than the 107 bytes of a socket's.
+    # Not pytest's folder: other users cannot enter it, and its path may exceed a socket's 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="postgres-"))
     options: dict[str, Any] = {"cwd": folder, "env": {**os.environ, "PGDATA": str(folder / "data")}}
     if os.geteuid() == 0:
@@ -50,13 +51,13 @@ def running(pg_ctl: str) -> Iterator[Path]:
         assert done.returncode == 0, log.read_text() if log.exists() else argv
 
     try:
-        # Trust, because nobody else may enter the folder of the socket, and it listens nowhere else.
+        # Trust: no other user may enter the folder of the socket, and it listens nowhere else.
         control("initdb", "-o", f"-U {USER} -A trust -E UTF8 --no-locale --no-sync")
         control("start", "-w", "-t", "120", "-l", str(folder / "log"), "-o", f"-F -k {folder} -c listen_addresses=")
         try:
             yield folder
         finally:
-            control("stop", "-w", "-t", "120", "-m", "fast")  # throws its clients out
+            control("stop", "-w", "-t", "120", "-m", "fast")  # disconnects its clients
     finally:
         shutil.rmtree(folder)
 
@@ -71,7 +72,7 @@ def services(sockets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 async def test_a_run_is_in_the_database(services: PrefectServices, sockets: Path, tmp_path: Path) -> None:
-    """A good dataset and one that the gate refuses, judged by a worker."""
+    """A worker judges a dataset twice; the second time its limits refuse it."""
     services.prefect("work-pool", "create", "cpu", "--type", "process")
     services.prefect("deploy", "--name", "validate", "--no-prompt")
     services.start_worker("cpu")
@@ -91,4 +92,4 @@ async def test_a_run_is_in_the_database(services: PrefectServices, sockets: Path
     assert {run["work_queue_name"] for run in runs} == {"datasets"}
     assert all(str(dataset) in run["parameters"] for run in runs)
     assert "set-v1-verdict" in {artifact["key"] for artifact in artifacts}
-    assert not list((services.folder / "home").glob("*.db"))  # SQLite was never asked
+    assert not list((services.folder / "home").glob("*.db"))  # SQLite was not used

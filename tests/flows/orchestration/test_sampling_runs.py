@@ -1,4 +1,4 @@
-"""What is refused before any run is asked to sample; tests/flows/production has the rest, with workers."""
+"""Test of the check before any run is started; tests/flows/production has the rest, with workers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from sampling.errors import ConfigurationError
 from tasks.run.folder import RunFolder
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
-def test_a_deployment_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_deployment_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"has no deployment 'no/such'.*prefect deploy --all"):
         SamplingRuns("no/such", RunFolder(tmp_path, "d", "v", {}))

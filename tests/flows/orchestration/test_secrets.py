@@ -1,4 +1,4 @@
-"""Keys from Prefect's Secret blocks."""
+"""Tests of the storage options from a Prefect Secret block."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from flows.orchestration.secrets import STORAGE, storage_options
 from sampling.errors import ConfigurationError
 
 URL = "s3://bucket/out"
-pytestmark = pytest.mark.usefixtures("prefect_server")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
 
 @pytest.fixture
 def block() -> Iterator[Any]:
-    """Stores the block that storage options are read from."""
+    """Store a value in the block that storage options are read from."""
 
     def store(value: Any) -> None:
         Secret(value=value).save(STORAGE, overwrite=True)

@@ -1,4 +1,4 @@
-"""Prefect's temporary server: Ctrl-C ends the run, not the server that has yet to hear of it; SIGTERM both."""
+"""Tests of the temporary server: Ctrl-C does not reach it, and it ends with the run however that ends."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 import flows.orchestration.server
 
+pytestmark = pytest.mark.slow
 LIMIT_S = 60.0  # an idle machine takes 2 s
 CODE = """
 from prefect.server.api.server import SubprocessASGIServer
@@ -32,9 +35,9 @@ def blocks_sigint(pid: int) -> bool:
 
 @contextmanager
 def run_with_a_server(home: Path, wait: bool = True) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A process that has started the temporary server, with that server's pid; not waited for, it is 0."""
+    """A process that starts the temporary server, and that server's pid; 0 where it is not waited for."""
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-    environment["PREFECT_HOME"] = str(home)  # no profile of the machine's
+    environment["PREFECT_HOME"] = str(home)  # no profile of the user's
     process = subprocess.Popen(
         [sys.executable, "-c", CODE],
         cwd=Path(flows.orchestration.server.__file__).parents[2],
@@ -49,13 +52,13 @@ def run_with_a_server(home: Path, wait: bool = True) -> Iterator[tuple[subproces
         yield process, int(process.stdout.readline()) if wait else 0
 
 
-def test_the_server_does_not_hear_ctrl_c_and_ends_with_the_run(tmp_path: Path) -> None:
+def test_the_server_blocks_sigint_and_ends_with_a_terminated_run(tmp_path: Path) -> None:
     with run_with_a_server(tmp_path) as (process, server):
         assert blocks_sigint(server)
         assert not blocks_sigint(process.pid)
         process.terminate()
-        _, said = process.communicate(timeout=60)
-    assert "Traceback" not in said
+        _, stderr = process.communicate(timeout=60)
+    assert "Traceback" not in stderr
     assert process.returncode == 128 + signal.SIGTERM
     assert not Path(f"/proc/{server}").exists()
 
@@ -64,7 +67,7 @@ def test_the_server_ends_with_a_run_that_was_killed(tmp_path: Path) -> None:
     with run_with_a_server(tmp_path) as (process, server):
         process.kill()
         process.communicate(timeout=60)
-    wait_for_its_end(server)
+    wait_for_end_of(server)
 
 
 def test_the_server_ends_with_a_run_that_was_killed_while_it_starts(tmp_path: Path) -> None:
@@ -73,11 +76,11 @@ def test_the_server_ends_with_a_run_that_was_killed_while_it_starts(tmp_path: Pa
         while not (servers := servers_of(process.pid)):
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        time.sleep(1.0)  # it takes some five to answer
+        time.sleep(1.0)  # it takes some 5 s to answer
         process.kill()
         process.communicate(timeout=60)
     for server in servers:
-        wait_for_its_end(server)
+        wait_for_end_of(server)
 
 
 def servers_of(pid: int) -> list[int]:
@@ -85,7 +88,7 @@ def servers_of(pid: int) -> list[int]:
     return [int(child) for child in children.split() if "uvicorn" in Path(f"/proc/{child}/cmdline").read_text()]
 
 
-def wait_for_its_end(pid: int) -> None:
+def wait_for_end_of(pid: int) -> None:
     deadline = time.monotonic() + LIMIT_S
     while Path(f"/proc/{pid}").exists() and ") Z " not in Path(f"/proc/{pid}/stat").read_text():
         assert time.monotonic() < deadline

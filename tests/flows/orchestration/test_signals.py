@@ -1,4 +1,4 @@
-"""SIGTERM to a run that a command started: Prefect hears of its end."""
+"""Test of SIGTERM to a run that a command started: its state and hooks."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from uuid import UUID
 
+import pytest
 from prefect.client.orchestration import get_client
 
 import flows.orchestration.signals
@@ -30,6 +31,7 @@ waits()
 """
 
 
+@pytest.mark.slow
 def test_a_terminated_run_ends_with_its_hooks(prefect_server: str) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", CODE],
@@ -42,9 +44,9 @@ def test_a_terminated_run_ends_with_its_hooks(prefect_server: str) -> None:
         assert process.stdout is not None
         run = UUID(process.stdout.readline().strip())
         process.terminate()
-        said, _ = process.communicate(timeout=LIMIT_S)
+        stdout, _ = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 128 + signal.SIGTERM
-    assert said.split() == ["Crashed"]
+    assert stdout.split() == ["Crashed"]
     with get_client(sync_client=True) as client:
         state = client.read_flow_run(run).state
     assert state is not None

@@ -20,7 +20,7 @@ from tasks.run.folder import OWN_ENGINE, RunFolder
 from tasks.run.heartbeat import HeartbeatRecord, read_heartbeats
 from tasks.store.durable import read_json
 from tests.flows.prefect_services import PrefectServices
-from tests.flows.test_produce import config_of
+from tests.flows.small_run import config_of
 
 LIMIT_S = 600.0  # what an idle machine does in 20 s
 NUM_ROWS, NUM_SAMPLES, MAX_TOKENS = 300, 2, 200  # 1.7 times what the faults need on an idle machine

@@ -14,7 +14,9 @@ import yaml
 from tasks.publish.dataset import open_dataset
 from tests.flows.prefect_services import ROOT, PrefectServices
 from tests.flows.production.conftest import CPU, GPU
-from tests.flows.test_produce import NUM_SAMPLES, config_of, tokens_of
+from tests.flows.small_run import NUM_SAMPLES, config_of, tokens_of
+
+pytestmark = pytest.mark.slow
 
 # Flow and deployment → pool and queue.
 DEPLOYED = {

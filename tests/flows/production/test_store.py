@@ -20,8 +20,10 @@ from tasks.config import PipelineConfig
 from tasks.publish.dataset import open_dataset
 from tests.flows.prefect_services import PrefectServices
 from tests.flows.production.long_run import LIMIT_S, PARENT
-from tests.flows.test_produce import NUM_ROWS, NUM_SAMPLES, config_of, tokens_of
+from tests.flows.small_run import NUM_ROWS, NUM_SAMPLES, config_of, tokens_of
 from tests.tasks.store.s3 import S3Server, s3_server
+
+pytestmark = pytest.mark.slow
 
 COMMAND = Path(sys.executable).parent / "dual-sampling"
 
@@ -92,7 +94,8 @@ def test_a_run_goes_from_machine_to_machine(
     assert tokens_of(dataset.path) == undisturbed
     assert dataset.damages() == []
     assert dataset.manifest is not None
-    assert dataset.manifest["num_attempts"] > NUM_ROWS  # what the command had finished was not sampled again
+    # What the command had finished was not sampled again, however much that was.
+    assert dataset.manifest["num_attempts"] >= NUM_ROWS
     assert dataset.manifest["engine"]["num_tokens"] < 2 * sum(map(len, undisturbed.values()))
     assert kept
     assert len(undisturbed) == NUM_ROWS * NUM_SAMPLES

@@ -1,4 +1,4 @@
-"""One completion in flight."""
+"""Tests of a completion's state: stops, text, diagnostics."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def run(
     tokenizer: PreTrainedTokenizerFast, text: str, *, eos: bool = False, streamed: bool = False, **sampling: object
 ) -> tuple[Request, deque]:  # type: ignore[type-arg]
-    """Feed a row the tokens of a text until it ends."""
+    """Append the tokens of a text to a row until it ends."""
     context = RequestContext(
         MixtureConfig.preset("balanced"),
         SamplingConfig(**sampling),  # type: ignore[arg-type]
@@ -33,8 +33,8 @@ def run(
     )
     row = Request("id", 0, (1,), (1, 2), context)
     ids = tokenizer(text).input_ids + ([tokenizer.eos_token_id] if eos else [])
-    for place, token_id in enumerate(ids):
-        if row.append(token_id, np.full(len(DIAGNOSTICS), float(place == 0))):
+    for index, token_id in enumerate(ids):
+        if row.append(token_id, np.full(len(DIAGNOSTICS), float(index == 0))):
             break
     return row, context.inbox
 
@@ -68,14 +68,14 @@ def test_stop_strings_span_tokens_and_are_cut(
     assert (output.text, output.finish_reason) == (text, "stop")
 
 
-def test_a_stream_gives_a_character_with_its_last_byte(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_stream_yields_a_character_with_its_last_byte(tokenizer: PreTrainedTokenizerFast) -> None:
     _, inbox = run(tokenizer, "aé", eos=True, streamed=True)
     assert all(isinstance(token, DrawnToken) for token in inbox)
     assert [token.text for token in inbox] == ["a", "", "é", ""]
     assert [token.finish_reason for token in inbox] == [None, None, None, "eos"]
 
 
-def test_figures_become_typed_columns(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_diagnostics_become_typed_columns(tokenizer: PreTrainedTokenizerFast) -> None:
     diagnostics = only(run(tokenizer, "ab", eos=True)[1]).diagnostics
     assert diagnostics.alpha.tolist() == [1, 0, 0]
     assert diagnostics.alpha.dtype == np.float32

@@ -1,4 +1,4 @@
-"""The admission of rows."""
+"""Tests of the scheduler's admission."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sampling import MixtureConfig, SamplingConfig
@@ -17,8 +17,8 @@ from sampling.errors import PromptTooLongError, RowCapacityError
 
 
 @dataclass
-class Engine:
-    """The figures of an engine, without one."""
+class Limits:
+    """Limits of a model, without a model."""
 
     max_model_len: int = 100
     max_num_batched_tokens: int = 100
@@ -41,7 +41,7 @@ def filled(scheduler: Scheduler, *rows: Request) -> list[Request]:
 
 
 def test_rows_start_in_order_up_to_max_num_seqs() -> None:
-    scheduler = Scheduler(Engine(), Engine(), max_num_seqs=2)
+    scheduler = Scheduler(Limits(), Limits(), max_num_seqs=2)
     rows = [make_row(5, 5) for _ in range(3)]
     assert filled(scheduler, *rows) == rows[:2]
     assert list(scheduler.waiting) == rows[2:]
@@ -49,15 +49,15 @@ def test_rows_start_in_order_up_to_max_num_seqs() -> None:
 
 @pytest.mark.parametrize("theta_first", [True, False])
 def test_both_prefill_budgets_bind(theta_first: bool) -> None:
-    """Two prompts of 60 never start in one step of 100, on whichever side they are long."""
-    scheduler = Scheduler(Engine(), Engine(), max_num_seqs=9)
+    """Two prompts of 60 tokens never start in one step of 100, whichever model they are for."""
+    scheduler = Scheduler(Limits(), Limits(), max_num_seqs=9)
     rows = [make_row(60, 5) if theta_first else make_row(5, 60) for _ in range(2)]
     assert filled(scheduler, *rows) == rows[:1]
     assert [row for _, row in scheduler.admit()] == rows[1:]
 
 
 def test_running_rows_take_one_token_of_the_budget_each() -> None:
-    scheduler = Scheduler(Engine(), Engine(), max_num_seqs=9)
+    scheduler = Scheduler(Limits(), Limits(), max_num_seqs=9)
     assert len(filled(scheduler, *[make_row(1, 1) for _ in range(3)])) == 3
     assert filled(scheduler, make_row(98, 1)) == []
     assert len(scheduler.admit()) == 0
@@ -67,7 +67,7 @@ def test_running_rows_take_one_token_of_the_budget_each() -> None:
 
 @pytest.mark.parametrize(("theta_blocks", "teacher_blocks"), [(4, 50), (50, 4)])
 def test_a_row_waits_until_both_caches_hold_it_to_its_last_token(theta_blocks: int, teacher_blocks: int) -> None:
-    scheduler = Scheduler(Engine(num_blocks=theta_blocks), Engine(num_blocks=teacher_blocks), max_num_seqs=9)
+    scheduler = Scheduler(Limits(num_blocks=theta_blocks), Limits(num_blocks=teacher_blocks), max_num_seqs=9)
     first, second = make_row(15, 15, 15), make_row(15, 15, 15)  # 30 tokens are 3 of 4 blocks
     assert filled(scheduler, first, second) == [first]
     assert scheduler.admit() == []
@@ -76,7 +76,7 @@ def test_a_row_waits_until_both_caches_hold_it_to_its_last_token(theta_blocks: i
 
 
 def test_impossible_rows_are_refused_by_name() -> None:
-    scheduler = Scheduler(Engine(), Engine(max_model_len=40, num_blocks=3), max_num_seqs=9)
+    scheduler = Scheduler(Limits(), Limits(max_model_len=40, num_blocks=3), max_num_seqs=9)
     scheduler.check(make_row(90, 20))
     with pytest.raises(
         PromptTooLongError, match="theta's prompt has 91 tokens, 101 with max_tokens 10; its context is 100"
@@ -88,11 +88,10 @@ def test_impossible_rows_are_refused_by_name() -> None:
         scheduler.check(make_row(20, 30))
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 60), st.integers(1, 60), st.integers(1, 30)), max_size=40), st.randoms())
-def test_no_step_overruns_a_budget_and_every_row_runs_once(sizes: list[tuple[int, int, int]], chance: Any) -> None:
-    engines = Engine(num_blocks=12), Engine(num_blocks=15)
-    scheduler = Scheduler(*engines, max_num_seqs=5)
+def test_no_step_overruns_a_budget_and_every_row_runs_once(sizes: list[tuple[int, int, int]], random: Any) -> None:
+    models = Limits(num_blocks=12), Limits(num_blocks=15)
+    scheduler = Scheduler(*models, max_num_seqs=5)
     rows = [make_row(*size) for size in sizes]
     scheduler.waiting.extend(rows)
     started: list[Request] = []
@@ -102,13 +101,13 @@ def test_no_step_overruns_a_budget_and_every_row_runs_once(sizes: list[tuple[int
         started += admitted
         assert len(scheduler.running) <= 5
         for side, prompt in ((0, "theta_prompt"), (1, "teacher_prompt")):
-            engine = engines[side]
-            assert num_before + sum(len(getattr(row, prompt)) for row in admitted) <= engine.max_num_batched_tokens
+            model = models[side]
+            assert num_before + sum(len(getattr(row, prompt)) for row in admitted) <= model.max_num_batched_tokens
             held = sum(
-                engine.num_blocks_for(len(getattr(row, prompt)) + row.context.sampling.max_tokens)
+                model.num_blocks_for(len(getattr(row, prompt)) + row.context.sampling.max_tokens)
                 for row in scheduler.running.values()
             )
-            assert held <= engine.num_blocks
-        assert scheduler.running, "nothing runs, nothing can start: dead-locked"
-        scheduler.release([chance.choice(list(scheduler.running))])
+            assert held <= model.num_blocks
+        assert scheduler.running, "nothing runs and nothing can start: dead-lock"
+        scheduler.release([random.choice(list(scheduler.running))])
     assert started == rows

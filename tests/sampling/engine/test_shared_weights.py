@@ -1,4 +1,4 @@
-"""Self-distillation: one copy of the weights under both prompts."""
+"""Tests of self-distillation: one model reads both prompts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 
 from sampling import DualPrompt, DualSampler, EngineConfig, MixtureConfig, ModelConfig, SamplingConfig
 from sampling.engine.shared_weights import SharedWeightsView
-from sampling.loading import is_one_model
 from tests.sampling.conftest import MAX_MODEL_LEN, NUM_IDS, lockstep
 from tests.sampling.reference import Reference
 from tests.sampling.test_sampler import EOS_ID, prompts
@@ -21,8 +20,8 @@ ENGINE = EngineConfig(max_num_seqs=6, max_num_batched_tokens=MAX_MODEL_LEN)
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["one step", "two steps in flight"])
-def alone(request: pytest.FixtureRequest, tiny_pair: tuple[Path, Path]) -> Iterator[DualSampler]:
-    """The teacher with itself."""
+def shared(request: pytest.FixtureRequest, tiny_pair: tuple[Path, Path]) -> Iterator[DualSampler]:
+    """Return a sampler of the teacher with itself."""
     model = ModelConfig(model=str(tiny_pair[0]), max_model_len=MAX_MODEL_LEN)
     engine = ENGINE.model_copy(update={"async_scheduling": request.param})
     with DualSampler(model, model, engine=engine) as loaded:
@@ -30,8 +29,8 @@ def alone(request: pytest.FixtureRequest, tiny_pair: tuple[Path, Path]) -> Itera
 
 
 @pytest.fixture(scope="module")
-def twice(tiny_pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[DualSampler]:
-    """The teacher with another folder of the same weights, which are then loaded twice."""
+def separate(tiny_pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[DualSampler]:
+    """Return a sampler of the teacher with a copy of its folder: the weights are loaded twice."""
     other = tmp_path_factory.mktemp("copy") / "teacher"
     shutil.copytree(tiny_pair[0], other)
     teacher, theta = (ModelConfig(model=str(path), max_model_len=MAX_MODEL_LEN) for path in (tiny_pair[0], other))
@@ -39,22 +38,24 @@ def twice(tiny_pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
         yield loaded
 
 
-def test_the_weights_are_loaded_once(alone: DualSampler, twice: DualSampler) -> None:
-    theta, teacher = lockstep(alone).theta, lockstep(alone).teacher
+@pytest.mark.slow
+def test_the_weights_are_loaded_once(shared: DualSampler, separate: DualSampler) -> None:
+    theta, teacher = lockstep(shared).theta, lockstep(shared).teacher
     assert isinstance(theta, SharedWeightsView)
     assert isinstance(teacher, SharedWeightsView)
-    assert theta._copy.engine is teacher._copy.engine
-    assert not isinstance(lockstep(twice).theta, SharedWeightsView)
+    assert theta._shared.engine is teacher._shared.engine
+    assert not isinstance(lockstep(separate).theta, SharedWeightsView)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampling",
     [SamplingConfig(max_tokens=20, temperature=0), SamplingConfig(n=2, max_tokens=80, temperature=2.0, seed=3)],
     ids=["greedy", "drawn"],
 )
-def test_tokens_are_those_of_two_copies(sampling: SamplingConfig, alone: DualSampler, twice: DualSampler) -> None:
-    """24 rows through 6 places: a batch of both prompts moves logits by 1e-6; the seed is fixed."""
-    one, two = (sampler.generate(prompts(), sampling, progress=False) for sampler in (alone, twice))
+def test_tokens_equal_those_of_two_copies(sampling: SamplingConfig, shared: DualSampler, separate: DualSampler) -> None:
+    """24 rows, 6 at once: a batch of both prompts moves logits by 1e-6; the seed is fixed."""
+    one, two = (sampler.generate(prompts(), sampling, progress=False) for sampler in (shared, separate))
     assert [(out.id, out.sample_idx, out.token_ids) for out in one] == [
         (out.id, out.sample_idx, out.token_ids) for out in two
     ]
@@ -63,29 +64,31 @@ def test_tokens_are_those_of_two_copies(sampling: SamplingConfig, alone: DualSam
         assert ours.num_theta_prompt_tokens == theirs.num_theta_prompt_tokens
 
 
-def test_greedy_tokens_equal_a_transformers_reference(alone: DualSampler, tiny_pair: tuple[Path, Path]) -> None:
+@pytest.mark.slow
+def test_greedy_tokens_equal_a_transformers_reference(shared: DualSampler, tiny_pair: tuple[Path, Path]) -> None:
     reference = Reference(tiny_pair[0], tiny_pair[0], NUM_IDS, EOS_ID)
     config = MixtureConfig.preset("balanced")
-    outs = alone.generate(prompts(8), SamplingConfig(max_tokens=8, temperature=0), mixture=config, progress=False)
+    outs = shared.generate(prompts(8), SamplingConfig(max_tokens=8, temperature=0), mixture=config, progress=False)
     for row, out in zip(prompts(8), outs, strict=True):
-        teacher, theta = (tuple(alone.teacher_tokenizer(text).input_ids) for text in (row.teacher, row.theta))
+        teacher, theta = (tuple(shared.teacher_tokenizer(text).input_ids) for text in (row.teacher, row.theta))
         assert list(out.token_ids) == reference.greedy(theta, teacher, config, 8), row.id
 
 
-def test_equal_prompts_change_nothing(alone: DualSampler) -> None:
-    """Two equal distributions: nothing between them, nothing to fall back from."""
+@pytest.mark.slow
+def test_equal_prompts_have_no_divergence(shared: DualSampler) -> None:
+    """Two equal distributions: JS is 0, and nothing falls back."""
     rows = [DualPrompt(row.theta, row.theta, id=row.id) for row in prompts(9)]
-    for out in alone.generate(rows, SamplingConfig(max_tokens=12, seed=1), progress=False):
+    for out in shared.generate(rows, SamplingConfig(max_tokens=12, seed=1), progress=False):
         diagnostics = out.diagnostics
         np.testing.assert_allclose(diagnostics.js, 0.0, atol=1e-6)
         np.testing.assert_allclose(diagnostics.logprob_theta, diagnostics.logprob_teacher, atol=1e-5)
         assert set(diagnostics.modes) <= {"forced", "mixed"}
 
 
-def test_a_cache_for_both_prompts_holds_no_more_than_it_has(tiny_pair: tuple[Path, Path]) -> None:
-    """A cache of 2 MiB, 31 blocks: seven rows of four blocks at once, not sixteen; all come through."""
+def test_a_shared_cache_is_not_overcommitted(tiny_pair: tuple[Path, Path]) -> None:
+    """A cache of 2 MiB, 31 blocks: seven rows of four blocks at once, not sixteen; all finish."""
     model = ModelConfig(model=str(tiny_pair[0]), max_model_len=MAX_MODEL_LEN, kv_cache_memory_bytes=1 << 20)
-    rows = [DualPrompt("t" * 150, "s" * 120, id=str(place)) for place in range(24)]
+    rows = [DualPrompt("t" * 150, "s" * 120, id=str(index)) for index in range(24)]
     with DualSampler(model, model, engine=EngineConfig(max_num_seqs=16)) as sampler:
         outs = sampler.generate(rows, SamplingConfig(max_tokens=90, temperature=0), progress=False)
         engine = lockstep(sampler)
@@ -94,8 +97,9 @@ def test_a_cache_for_both_prompts_holds_no_more_than_it_has(tiny_pair: tuple[Pat
     assert len({out.id for out in outs}) == 24
 
 
-def test_an_adapter_applies_to_its_own_sides_prompts_alone(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
-    """Theta with an adapter over the teacher's weights: one copy draws what two do."""
+@pytest.mark.slow
+def test_an_adapter_applies_only_to_its_own_prompts(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """Theta is the teacher with an adapter: shared weights draw the same tokens as separate ones."""
     adapter = make_adapter(tmp_path / "adapter", tiny_pair[0])
     shutil.copytree(tiny_pair[0], tmp_path / "other")
     teacher = ModelConfig(model=str(tiny_pair[0]), max_model_len=MAX_MODEL_LEN)
@@ -112,17 +116,3 @@ def test_an_adapter_applies_to_its_own_sides_prompts_alone(tiny_pair: tuple[Path
             ours, theirs = getattr(one.diagnostics, name), getattr(two.diagnostics, name)
             np.testing.assert_allclose(ours, theirs, atol=1e-4)
         assert (one.diagnostics.js > 1e-3).any()
-
-
-def test_what_makes_two_models_one(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
-    teacher, theta = (ModelConfig(model=str(path)) for path in tiny_pair)
-    link = tmp_path / "link"
-    link.symlink_to(tiny_pair[0])
-    assert is_one_model(teacher, teacher)
-    assert is_one_model(ModelConfig(model=str(link), max_model_len=64), teacher)
-    assert not is_one_model(theta, teacher)
-    assert not is_one_model(ModelConfig(model=str(tiny_pair[0]), dtype="bfloat16"), teacher)
-    adapted, otherwise = (teacher.model_copy(update={"lora": name}) for name in ("one", "other"))
-    assert is_one_model(adapted, teacher)
-    assert is_one_model(adapted, adapted)
-    assert not is_one_model(adapted, otherwise)

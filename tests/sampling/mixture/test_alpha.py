@@ -1,4 +1,4 @@
-"""Properties of the solver of α."""
+"""Tests of the solver of α."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
@@ -15,12 +15,16 @@ from torch import Tensor
 from sampling import MixtureConfig
 from sampling.config import AlphaMethod
 from sampling.mixture.alpha import NEWTON_PASSES, solve_alpha
-from sampling.mixture.distributions import entropy, kl_divergence, log_softmax, renormalise
+from sampling.mixture.distributions import entropy, expectation, renormalise
 from tests.sampling.reference import alpha_of
 
 METHODS: tuple[AlphaMethod, ...] = ("fixed", "kl_symmetry", "ess_balance", "entropy")
 SOLVED: tuple[AlphaMethod, ...] = ("kl_symmetry", "ess_balance")
 LOGITS = arrays(np.float64, st.tuples(st.just(2), st.integers(2, 40)), elements=st.floats(-1000, 1000, width=32))
+
+
+def log_softmax(logits: Tensor) -> Tensor:
+    return logits.double().log_softmax(dim=-1)
 
 
 def pair(logits: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -33,7 +37,6 @@ def mixture(theta: Tensor, teacher: Tensor, alpha: Tensor) -> Tensor:
     return renormalise((1 - weight) * theta + weight * teacher, torch.ones_like(theta, dtype=torch.bool))
 
 
-@settings(max_examples=300, deadline=None)
 @given(LOGITS)
 def test_alpha_lies_in_the_unit_interval(logits: np.ndarray) -> None:
     for method in METHODS:
@@ -41,15 +44,14 @@ def test_alpha_lies_in_the_unit_interval(logits: np.ndarray) -> None:
         assert 0 <= alpha <= 1
 
 
-@settings(max_examples=300, deadline=None)
 @given(LOGITS)
 def test_kl_symmetry_holds_to_1e_6(logits: np.ndarray) -> None:
     theta, teacher = pair(logits)
     q = mixture(theta, teacher, solve_alpha(theta, teacher, "kl_symmetry", 0.5))
-    assert (kl_divergence(q, theta) - kl_divergence(q, teacher)).abs().item() < 1e-6
+    kls = [expectation(q.exp(), q - model).item() for model in (theta, teacher)]
+    assert abs(kls[0] - kls[1]) < 1e-6
 
 
-@settings(max_examples=300, deadline=None)
 @given(LOGITS)
 def test_ess_is_balanced(logits: np.ndarray) -> None:
     theta, teacher = pair(logits)
@@ -58,10 +60,9 @@ def test_ess_is_balanced(logits: np.ndarray) -> None:
     assert log_inverse_ess[0] == pytest.approx(log_inverse_ess[1], abs=1e-6)
 
 
-@settings(max_examples=100, deadline=None)
 @given(arrays(np.float64, st.tuples(st.just(2), st.integers(2, 40)), elements=st.floats(-20, 20)))
 def test_agrees_with_a_float64_scipy_root(logits: np.ndarray) -> None:
-    """Where the curve is not flat: on equal distributions any α is right."""
+    """Only where the curve is not flat: on equal distributions any α is right."""
     theta, teacher = pair(logits)
     if (theta - teacher).abs().max() < 1e-3:
         return
@@ -108,7 +109,7 @@ def test_two_ids_have_a_closed_form() -> None:
 
 @pytest.mark.parametrize("method", SOLVED)
 def test_a_root_that_newton_alone_does_not_reach_is_found(method: AlphaMethod, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows left after few passes equal those that had enough; each row's way is its own."""
+    """Rows that the bracketed solver finishes equal those that Newton finished; rows do not affect each other."""
     generator = torch.Generator().manual_seed(3)
     theta, teacher = (log_softmax(torch.randn(16, 100, generator=generator) * scale) for scale in (1.0, 30.0))
     whole = solve_alpha(theta, teacher, method, 0.5)
@@ -120,14 +121,14 @@ def test_a_root_that_newton_alone_does_not_reach_is_found(method: AlphaMethod, m
         torch.testing.assert_close(solve_alpha(theta, teacher, method, 0.5), whole, atol=1e-9, rtol=0)
 
 
-def test_an_empty_support_takes_one_half_beside_others() -> None:
+def test_an_empty_support_takes_one_half_without_affecting_others() -> None:
     theta, teacher = (log_softmax(torch.randn(2, 9, generator=torch.Generator().manual_seed(seed))) for seed in (5, 6))
     expected = solve_alpha(theta[1:], teacher[1:], "kl_symmetry", 0.5)
     theta[0] = teacher[0] = -math.inf
     assert solve_alpha(theta, teacher, "kl_symmetry", 0.5).tolist() == [0.5, expected.item()]
 
 
-def test_entropy_method_gives_the_unsure_student_more_teacher() -> None:
+def test_entropy_method_weighs_the_teacher_by_the_students_entropy() -> None:
     theta = log_softmax(torch.zeros(1, 8))
     teacher = log_softmax(torch.tensor([[0.0, 0.0] + [-1e9] * 6]))
     assert solve_alpha(theta, teacher, "entropy", 0.5).item() == pytest.approx(

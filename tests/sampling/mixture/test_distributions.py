@@ -1,4 +1,4 @@
-"""Measures of distributions, held against closed forms and scipy."""
+"""Tests of entropies, divergences and supports against closed forms and scipy."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from sampling.mixture.distributions import (
     ascending,
     compact,
     entropy,
+    expectation,
     js_divergence,
-    kl_divergence,
     least_of_top_p,
-    log_softmax,
     min_p_support,
     overlap,
     renormalise,
@@ -34,17 +33,18 @@ ONE_HOT = torch.tensor([[0.0, 0.0, 0.0, 0.0, 1.0]], dtype=torch.float64)
 def random_pair(num_ids: int = 1000) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 8, num_ids, generator=generator) * 3
-    return log_softmax(logits[0]), log_softmax(logits[1])
+    logprobs = softmax(logits)[0]
+    return logprobs[0], logprobs[1]
 
 
-def test_log_softmax_divides_by_the_temperature() -> None:
+def test_softmax_divides_by_the_temperature() -> None:
     logits = torch.tensor([[0.0, math.log(4)]])
-    torch.testing.assert_close(log_softmax(logits).exp(), torch.tensor([[0.2, 0.8]], dtype=torch.float64))
-    torch.testing.assert_close(log_softmax(logits, 2.0).exp(), torch.tensor([[1 / 3, 2 / 3]], dtype=torch.float64))
-    torch.testing.assert_close(log_softmax(logits, 0), log_softmax(logits, 1))
+    torch.testing.assert_close(softmax(logits)[1], torch.tensor([[0.2, 0.8]], dtype=torch.float64))
+    torch.testing.assert_close(softmax(logits, 2.0)[1], torch.tensor([[1 / 3, 2 / 3]], dtype=torch.float64))
+    torch.testing.assert_close(softmax(logits, 0), softmax(logits, 1))
 
 
-def test_softmax_gives_both_and_leaves_the_logits() -> None:
+def test_softmax_returns_both_and_does_not_change_the_logits() -> None:
     logits = torch.tensor([[0.0, math.log(4), -math.inf], [1000.0, -1000.0, 0.0]], dtype=torch.float64)
     kept = logits.clone()
     logprobs, probs = softmax(logits)
@@ -57,7 +57,7 @@ def test_entropy_kl_and_js_equal_scipy() -> None:
     p, q = random_pair()
     ps, qs = p.exp().numpy(), q.exp().numpy()
     np.testing.assert_allclose(entropy(p), scipy_entropy(ps, axis=1), rtol=1e-12)
-    np.testing.assert_allclose(kl_divergence(p, q), rel_entr(ps, qs).sum(1), rtol=1e-12)
+    np.testing.assert_allclose(expectation(p.exp(), p - q), rel_entr(ps, qs).sum(1), rtol=1e-12)
     middle = (ps + qs) / 2
     expected = (rel_entr(ps, middle).sum(1) + rel_entr(qs, middle).sum(1)) / 2
     np.testing.assert_allclose(js_divergence(p, q, p.exp(), q.exp()), expected, rtol=1e-12)
@@ -66,8 +66,8 @@ def test_entropy_kl_and_js_equal_scipy() -> None:
 def test_zero_probabilities() -> None:
     p, q, one_hot = P.log(), Q.log(), ONE_HOT.log()
     assert entropy(one_hot).item() == 0
-    assert kl_divergence(p, p).item() == 0
-    assert kl_divergence(p, q).item() == math.inf
+    assert expectation(P, p - p).item() == 0
+    assert expectation(P, p - q).item() == math.inf
     assert js_divergence(p, p, P, P).item() == pytest.approx(0, abs=1e-15)
     assert js_divergence(p, one_hot, P, ONE_HOT).item() == pytest.approx(math.log(2), abs=1e-15)
     assert 0 < js_divergence(p, q, P, Q).item() < math.log(2)
@@ -104,8 +104,8 @@ def test_top_p_takes_the_smallest_set_with_its_ties(top_p: float, size: int) -> 
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
-@pytest.mark.parametrize("scale", [1.0, 4.0])  # at 1 the sets are larger than the first look, at 4 they are not
-def test_the_least_logit_of_top_p_tells_its_set(temperature: float, scale: float) -> None:
+@pytest.mark.parametrize("scale", [1.0, 4.0])  # at 1 the sets exceed HEAD ids, at 4 they do not
+def test_the_least_logit_of_top_p_determines_its_set(temperature: float, scale: float) -> None:
     logits = torch.randn(8, 500, generator=torch.Generator().manual_seed(2)) * scale
     logits[0] = 0.0  # all alike: all are in
     logits[1, 1:] = -math.inf
@@ -126,7 +126,7 @@ def test_ascending_puts_nan_last() -> None:
 
 def test_top_k_and_min_p() -> None:
     assert top_k_support(P.log(), 1).tolist() == [[True, False, False, False, False]]
-    assert top_k_support(P.log(), 3).sum().item() == 4  # a tie at the third place
+    assert top_k_support(P.log(), 3).sum().item() == 4  # a tie for the third id
     assert top_k_support(P.log(), 99).sum().item() == 4  # never an id of probability zero
     assert min_p_support(P.log(), 0.5).sum().item() == 2
     assert min_p_support(P.log(), 1.0).sum().item() == 1

@@ -1,4 +1,4 @@
-"""The counter-based draw."""
+"""Tests of the counter-based draw."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.stats import chi2, kstest
 
-from sampling.mixture.draw import draw_places, likeliest_places, philox, row_key, uniforms
+from sampling.mixture.draw import argmax_indices, draw_indices, philox, row_key, uniforms
 
 MAX = 0xFFFFFFFF
 
@@ -26,7 +26,7 @@ MAX = 0xFFFFFFFF
         ),
     ],
 )
-def test_philox_gives_the_known_answers_of_random123(
+def test_philox_returns_the_known_answers_of_random123(
     counter: tuple[int, ...], key: tuple[int, int], expected: tuple[int, ...]
 ) -> None:
     words = philox(np.array(counter, np.uint64)[:, None], key)
@@ -34,7 +34,7 @@ def test_philox_gives_the_known_answers_of_random123(
 
 
 def test_uniforms_are_uniform_over_rows_and_over_positions() -> None:
-    """Kolmogorov-Smirnov on 20,000 numbers each; each has a chance of 1e-6 to fail falsely."""
+    """Kolmogorov-Smirnov on 20,000 numbers each, false failure rate 1e-6 each."""
     many = torch.arange(20_000)
     zeros = torch.zeros_like(many)
     for numbers in (uniforms(1, many, zeros), uniforms(1, zeros, many), uniforms(2**62 + 7, many * 2**40, many)):
@@ -53,8 +53,8 @@ def test_a_uniform_depends_on_seed_row_and_position() -> None:
     assert uniforms(3, key + 2**32, position) != base
 
 
-def test_uniforms_are_what_they_were() -> None:
-    """A run that goes on after an upgrade draws on from the same numbers; the last is of the largest key there is."""
+def test_uniforms_do_not_change_between_versions() -> None:
+    """A run resumed after an upgrade continues with the same numbers; the last is of the largest possible key."""
     keys, positions = torch.tensor([5, 2**40 + 9, 2**63 - 1]), torch.tensor([0, 7, 511])
     expected = [0.9509570978516779, 0.7763837985308892, 0.8191135698807719]
     assert uniforms(2**62 + 3, keys, positions).tolist() == expected
@@ -67,10 +67,10 @@ def test_row_keys_differ_by_id_and_by_sample() -> None:
 
 
 def test_draws_follow_the_distribution() -> None:
-    """χ² of 50,000 draws; a false failure has a chance of 1e-6."""
+    """χ² of 50,000 draws, false failure rate 1e-6."""
     probs = torch.tensor([0.4, 0.3, 0.0, 0.2, 0.1, 0.0], dtype=torch.float64)
     num = 50_000
-    drawn = draw_places(probs.log().expand(num, -1), 0, torch.arange(num), torch.zeros(num, dtype=torch.int64))
+    drawn = draw_indices(probs.log().expand(num, -1), 0, torch.arange(num), torch.zeros(num, dtype=torch.int64))
     seen = np.bincount(drawn.numpy(), minlength=6)
     assert seen[[2, 5]].sum() == 0
     inside = probs.numpy() > 0
@@ -81,9 +81,9 @@ def test_draws_follow_the_distribution() -> None:
 def test_the_largest_uniform_still_draws_an_id_of_the_support(monkeypatch: pytest.MonkeyPatch) -> None:
     log_q = torch.tensor([[0.5, 0.5, 0.0, 0.0]], dtype=torch.float64).log()
     monkeypatch.setattr("sampling.mixture.draw.uniforms", lambda *_: torch.ones(1, dtype=torch.float64))
-    assert draw_places(log_q, 0, torch.tensor([0]), torch.tensor([0])).item() == 1
+    assert draw_indices(log_q, 0, torch.tensor([0]), torch.tensor([0])).item() == 1
 
 
 def test_argmax_takes_the_lowest_of_equals() -> None:
     log_q = torch.tensor([[-math.inf, -1.0, -0.5, -0.5], [-1.0, -1.0, -1.0, -1.0]], dtype=torch.float64)
-    assert likeliest_places(log_q).tolist() == [2, 0]
+    assert argmax_indices(log_q).tolist() == [2, 0]

@@ -1,4 +1,4 @@
-"""The mixture of one position, with its corners."""
+"""Tests of the mixture of one position, with its corner cases."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
@@ -61,9 +61,9 @@ def test_equals_the_reference(method: str, preset: PresetName) -> None:
     theta, teacher = logits(0), logits(0) + logits(1, scale=1.0)
     got = mixed(theta, teacher, preset=preset, alpha_method=method, alpha=0.3)
     config = MixtureConfig.preset(preset, alpha_method=method, alpha=0.3)
-    for place in range(len(theta)):
-        expected = q_star(theta[place].double().numpy(), teacher[place].double().numpy(), config, first=False)
-        np.testing.assert_allclose(got.log_q[place].exp().numpy(), expected, atol=1e-9)
+    for index in range(len(theta)):
+        expected = q_star(theta[index].double().numpy(), teacher[index].double().numpy(), config, first=False)
+        np.testing.assert_allclose(got.log_q[index].exp().numpy(), expected, atol=1e-9)
 
 
 def test_alpha_zero_is_theta_and_one_the_teacher() -> None:
@@ -74,7 +74,7 @@ def test_alpha_zero_is_theta_and_one_the_teacher() -> None:
     torch.testing.assert_close(at_one.log_q, teacher.double().log_softmax(-1), atol=1e-12, rtol=0)
 
 
-def test_the_ends_hold_also_where_the_other_models_probability_is_zero() -> None:
+def test_alpha_zero_and_one_are_exact_where_the_other_models_probability_is_zero() -> None:
     theta, teacher = row(0.0, 1.0, -INF), row(-INF, 2.0, 0.0)
     at_zero = mixed(theta, teacher, alpha_method="fixed", alpha=0.0)
     at_one = mixed(theta, teacher, alpha_method="fixed", alpha=1.0)
@@ -176,12 +176,12 @@ def test_protections_measure_the_full_distributions() -> None:
     torch.testing.assert_close(wide.log_theta, theta.double().log_softmax(-1))
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("temperature", [0.0, 0.3])
 @pytest.mark.parametrize("top_k", [1, 20, 299, 300])
-@pytest.mark.parametrize("kind", ["told by the order", "ties", "probabilities of 0"])
+@pytest.mark.parametrize("kind", ["distinct", "ties", "probabilities of 0"])
 def test_overlap_of_the_full_distributions(kind: str, top_k: int, temperature: float) -> None:
     theta, teacher = logits(30), logits(31)
-    if kind == "ties":  # of the k-th logit's equals only so many are in as make k
+    if kind == "ties":  # only so many of those equal to the k-th logit are in as make k
         theta, teacher = theta.round(), theta.round()
     elif kind == "probabilities of 0":
         theta[:, 10:] -= 2000.0
@@ -215,7 +215,7 @@ def test_disjoint_supports_fall_back_and_are_counted() -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, INF])
 @pytest.mark.parametrize("side", [0, 1])
-def test_unusable_logits_are_flagged_and_spare_their_neighbours(bad: float, side: int) -> None:
+def test_unusable_logits_are_flagged_and_do_not_affect_other_rows(bad: float, side: int) -> None:
     pair = [logits(15, batch=3), logits(16, batch=3)]
     clean = mixed(*pair)
     pair[side] = pair[side].clone()
@@ -248,6 +248,7 @@ def test_padding_columns_are_never_drawn() -> None:
     torch.testing.assert_close(got.log_q, expected.log_q)
 
 
+@pytest.mark.slow
 def test_bfloat16_logits_are_summed_in_float64() -> None:
     """At a vocabulary of 151,936 a float32 sum errs by more than 1e-6."""
     theta, teacher = (logits(seed, batch=2, width=151_936).bfloat16() for seed in (21, 22))
@@ -271,13 +272,12 @@ def test_cutting_keeps_a_normalised_subset_of_q() -> None:
 WITH_HOLES = st.one_of(st.floats(-500, 500, width=32), st.just(-INF))
 
 
-@settings(max_examples=200, deadline=None)
 @given(
     arrays(np.float32, st.tuples(st.just(2), st.integers(2, 12)), elements=WITH_HOLES),
     st.sampled_from(["conservative", "balanced", "exploratory"]),
     st.sampled_from(["kl_symmetry", "ess_balance", "entropy", "fixed"]),
 )
-def test_any_logits_give_a_distribution_or_none(values: np.ndarray, preset: str, method: str) -> None:
+def test_any_logits_yield_a_distribution_or_are_flagged(values: np.ndarray, preset: str, method: str) -> None:
     """One-hots, disjoint supports and rows without a finite logit among them."""
     theta, teacher = torch.from_numpy(values[:1]), torch.from_numpy(values[1:])
     got = mixed(theta, teacher, preset=preset, alpha_method=method, alpha=0.3)

@@ -1,4 +1,4 @@
-"""The local folder of a model."""
+"""The reader of a model's folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sampling.errors import ModelError
 from sampling.models.folder import eos_ids, load_config, weights_bytes
 
 
-def test_facts_of_a_folder(tiny_pair: tuple[Path, Path]) -> None:
+def test_config_eos_and_bytes_are_read(tiny_pair: tuple[Path, Path]) -> None:
     model = ModelConfig(model=str(tiny_pair[0]))
     assert eos_ids(model) == {256}
     assert load_config(model).num_hidden_layers == 2
@@ -52,7 +52,7 @@ def test_files_beside_an_index_do_not_count(tiny_pair: tuple[Path, Path], tmp_pa
         weights_bytes(model)
 
 
-def test_a_cut_file_is_named(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_truncated_file_is_named(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_pair[0], tmp_path / "model")
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
@@ -77,15 +77,15 @@ def test_eos_ids_come_from_the_generation_config_first(
     tiny_pair: tuple[Path, Path],
     tmp_path: Path,
 ) -> None:
-    facts = json.loads((tiny_pair[0] / "config.json").read_text())
-    facts["eos_token_id"] = config
-    (tmp_path / "config.json").write_text(json.dumps(facts))
+    values = json.loads((tiny_pair[0] / "config.json").read_text())
+    values["eos_token_id"] = config
+    (tmp_path / "config.json").write_text(json.dumps(values))
     if generation is not None:
         (tmp_path / "generation_config.json").write_text(json.dumps(generation))
     assert eos_ids(ModelConfig(model=str(tmp_path))) == expected
 
 
-def test_a_broken_config_is_one_line(tmp_path: Path) -> None:
+def test_the_error_of_a_malformed_config_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{not json")
     with pytest.raises(ModelError) as caught:
         load_config(ModelConfig(model=str(tmp_path)))

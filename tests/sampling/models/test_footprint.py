@@ -1,4 +1,4 @@
-"""What a model takes of a device, counted from its files."""
+"""The bytes that a model needs, counted from its files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from sampling import MixtureConfig, ModelConfig, SamplingConfig
-from sampling.mixture.draw import draw_places
+from sampling.mixture.draw import draw_indices
 from sampling.mixture.mixture import mix
 from sampling.models.footprint import (
     activations_bytes,
@@ -26,7 +26,7 @@ from tests.tiny import make_adapter
 
 
 def test_bytes_a_token(tiny_pair: tuple[Path, Path]) -> None:
-    """Keys with values of 2 layers, 1 head, 32 wide: 2·2·1·32 numbers."""
+    """Keys and values of 2 layers, 1 head, 32 wide: 2·2·1·32 numbers."""
     model = ModelConfig(model=str(tiny_pair[0]))
     assert kv_bytes_per_token(model, "cpu") == 128 * 4
     assert kv_bytes_per_token(model, "cuda") == 128 * 2  # vLLM loads this float32 file as bfloat16
@@ -51,7 +51,7 @@ def test_a_split_model_lies_on_each_gpu_in_part(tmp_path: Path) -> None:
         assert loaded_bytes(model, "cpu") == loaded_bytes(whole, "cpu") == 2 * loaded_bytes(whole, "cuda")
 
 
-def test_what_is_wide_in_a_step(tmp_path: Path) -> None:
+def test_activations_logits_and_head(tmp_path: Path) -> None:
     """A token of Qwen3-14B takes (3·17408 + 4·5120)·2 bytes of activations; its head has 151936·5120 numbers."""
     model = dummy(tmp_path / "model", LARGE)
     assert activations_bytes(model, 40960, "cuda") == 40960 * 72704 * 2
@@ -60,15 +60,15 @@ def test_what_is_wide_in_a_step(tmp_path: Path) -> None:
 
 
 def test_an_adapter_counts_on_every_matrix(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
-    """vLLM makes room for two of rank 8, its smallest, on all matrices: 2·8·(rows + columns) numbers each."""
+    """vLLM allocates two slots of rank 8, its smallest, on all matrices: 2·8·(rows + columns) numbers each."""
     model = ModelConfig(model=str(tiny_pair[0]))
     adapted = model.model_copy(update={"lora": str(make_adapter(tmp_path, tiny_pair[0]))})
     matrices = [tensor for tensor in load_file(tiny_pair[0] / "model.safetensors").values() if tensor.dim() == 2]
     assert loaded_bytes(adapted, "cpu") - loaded_bytes(model, "cpu") == 4 * 2 * 8 * sum(sum(m.shape) for m in matrices)
 
 
-def test_what_mixing_holds_is_what_is_planned() -> None:
-    """Every tensor that plain torch allocates while it mixes, counted: the numbers planned a row and id are enough."""
+def test_mixing_holds_no_more_than_planned() -> None:
+    """Counts every tensor that plain torch allocates while it mixes."""
     rows, columns = 4, 5000
     generator = torch.Generator().manual_seed(0)
     teacher = torch.randn(rows, columns, generator=generator)
@@ -77,7 +77,7 @@ def test_what_mixing_holds_is_what_is_planned() -> None:
 
     def draw(preset: Any, **cut: Any) -> None:
         mixture = mix(theta, teacher, zeros > 0, columns, MixtureConfig.preset(preset), SamplingConfig(**cut))
-        draw_places(mixture.log_q, 0, zeros, zeros)
+        draw_indices(mixture.log_q, 0, zeros, zeros)
 
     for preset in ("balanced", "exploratory"):
         for cut in ({}, {"top_k": 50}, {"top_p": 0.9}):

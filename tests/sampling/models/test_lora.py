@@ -1,4 +1,4 @@
-"""LoRA adapters, with quantised models: what vLLM makes of them, and what it must not be given."""
+"""LoRA adapters and quantised models in real vLLM; adapters that are refused."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def adapter(base: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def outputs(base: Path, adapter: Path) -> Iterator[list[DualOutput]]:
-    """Drawn in lockstep of theta, the model with an adapter, beside the teacher, the same model in int8."""
+    """Sampled in lockstep from theta, the model with an adapter, and the teacher, the same model in int8."""
     theta = ModelConfig(model=str(base), lora=str(adapter), max_model_len=64)
     int8 = make_int8(base.parent / "int8", base)
     teacher = ModelConfig(model=str(int8), quantization="compressed-tensors", max_model_len=64)
@@ -46,7 +46,7 @@ def outputs(base: Path, adapter: Path) -> Iterator[list[DualOutput]]:
 
 
 def logprobs(model: Any, output: DualOutput) -> Tensor:  # [T] float64
-    """Of the drawn tokens, by transformers; the prompts are bytes, which are this tokenizer's first 256 ids."""
+    """Of the drawn tokens, by transformers."""
     from tests.tiny import byte_tokenizer
 
     prompt = byte_tokenizer().encode(output.id)
@@ -62,14 +62,15 @@ def loaded(base: Path, changed: Callable[[str, Tensor], Tensor] = lambda name, w
     return model
 
 
-def error(model: Any, outputs: list[DualOutput], figure: str) -> float:
+def error(model: Any, outputs: list[DualOutput], column: str) -> float:
     """The largest distance of the recorded log-probabilities from those of transformers, nats."""
     return max(
-        (logprobs(model, output) - torch.from_numpy(getattr(output.diagnostics, figure))).abs().max().item()
+        (logprobs(model, output) - torch.from_numpy(getattr(output.diagnostics, column))).abs().max().item()
         for output in outputs
     )
 
 
+@pytest.mark.slow
 def test_an_adapter_is_the_model_with_merged_weights(base: Path, adapter: Path, outputs: list[DualOutput]) -> None:
     """W + (alpha/r)·B·A; without the adapter, the log-probabilities are nats away."""
     factors = load_file(adapter / WEIGHTS)
@@ -84,8 +85,9 @@ def test_an_adapter_is_the_model_with_merged_weights(base: Path, adapter: Path, 
     assert error(loaded(base), outputs, "logprob_theta") > 1.0
 
 
+@pytest.mark.slow
 def test_a_quantised_model_is_the_dequantised_one(base: Path, outputs: list[DualOutput]) -> None:
-    """int8 weights with a scale a row, int8 activations with a scale a token, both seen in float32."""
+    """int8 weights with a scale per row, int8 activations with a scale per token, both in float32."""
     model = loaded(base)
     for module in model.model.modules():
         if isinstance(module, torch.nn.Linear):
@@ -94,7 +96,7 @@ def test_a_quantised_model_is_the_dequantised_one(base: Path, outputs: list[Dual
             module.register_forward_pre_hook(lambda _, inputs: (_rounded(inputs[0]),))
     assert all(torch.from_numpy(output.diagnostics.logprob_teacher).isfinite().all() for output in outputs)
     assert error(model, outputs, "logprob_teacher") < 2e-3  # 2e-6 where no rounding falls the other way
-    assert error(loaded(base), outputs, "logprob_teacher") > 0.02  # it is not the model that was never quantised
+    assert error(loaded(base), outputs, "logprob_teacher") > 0.02  # unlike the model that was not quantised
 
 
 def _rounded(values: Tensor) -> Tensor:
@@ -102,8 +104,9 @@ def _rounded(values: Tensor) -> Tensor:
     return (values / scale).round() * scale
 
 
-def test_a_quantisation_that_this_vllm_has_not_is_its_error(base: Path) -> None:
-    """Passed through: vLLM says what it lacks, here fp8 beside the float32 of a CPU."""
+@pytest.mark.slow
+def test_an_unsupported_quantisation_is_vllms_error(base: Path) -> None:
+    """fp8 beside the float32 of a CPU."""
     from sampling.engine.vllm_engine import VllmEngine
     from sampling.models.vllm_options import device_type
 
@@ -114,7 +117,7 @@ def test_a_quantisation_that_this_vllm_has_not_is_its_error(base: Path) -> None:
 
 
 @pytest.mark.parametrize(("rank", "max_rank"), [(1, 8), (8, 8), (9, 16), (100, 128)])
-def test_the_rank_that_vllm_makes_room_for(base: Path, tmp_path: Path, rank: int, max_rank: int) -> None:
+def test_max_lora_rank_holds_the_rank(base: Path, tmp_path: Path, rank: int, max_rank: int) -> None:
     folder = make_adapter(tmp_path / "adapter", base, rank=rank)
     found = adapter_of(ModelConfig(model=str(base), lora=str(folder)))
     assert found is not None
@@ -169,7 +172,7 @@ LAYER = "base_model.model.model.layers.{}.self_attn.q_proj.lora_A.weight"
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda folder: (folder / CONFIG).unlink(), "holds no adapter_config.json"),
         (lambda folder: (folder / WEIGHTS).unlink(), "holds no adapter_model.safetensors"),
@@ -193,12 +196,12 @@ LAYER = "base_model.model.model.layers.{}.self_attn.q_proj.lora_A.weight"
         (_without(LAYER.format(0)), "holds .*q_proj.lora_B.weight without .*q_proj.lora_A.weight"),
     ],
 )
-def test_what_vllm_would_not_apply_whole_is_refused(
-    base: Path, tmp_path: Path, change: Callable[[Path], None], said: str
+def test_an_adapter_that_vllm_would_not_apply_as_a_whole_is_refused(
+    base: Path, tmp_path: Path, change: Callable[[Path], None], message: str
 ) -> None:
     folder = make_adapter(tmp_path / "adapter", base, rank=RANK)
     change(folder)
-    with pytest.raises(ModelError, match=said):
+    with pytest.raises(ModelError, match=message):
         adapter_of(ModelConfig(model=str(base), lora=str(folder)))
 
 
@@ -212,12 +215,12 @@ def test_an_adapter_on_a_quantised_model_is_refused_on_a_cpu(base: Path, adapter
         llm_options(model, EngineConfig(), 64, 1 << 20)
 
 
-def test_an_adapter_that_is_nowhere(base: Path) -> None:
+def test_a_missing_adapter_is_an_error(base: Path) -> None:
     with pytest.raises(ModelError, match="no/such-adapter"):
         adapter_of(ModelConfig(model=str(base), lora="no/such-adapter"))
 
 
-def test_a_served_model_has_its_servers_adapters(base: Path, adapter: Path, tmp_path: Path) -> None:
+def test_a_served_model_takes_no_adapter(base: Path, adapter: Path, tmp_path: Path) -> None:
     theta = ModelConfig(model=str(base), lora=str(adapter))
     with pytest.raises(ConfigurationError, match="theta_url beside lora"):
         DualSampler(str(base), theta, theta_url="http://localhost:1", teacher_url="http://localhost:2")

@@ -1,4 +1,4 @@
-"""The memory plan: its sum, its split, what it refuses."""
+"""The memory plan: its sum, its split, its refusals."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GIB = 1 << 30
 
 
 def idle(num_bytes: int) -> DeviceMemory:
-    """A device that nobody uses."""
+    """A device without other processes."""
     return DeviceMemory(num_bytes, num_bytes)
 
 
@@ -87,7 +87,7 @@ def test_a_pair_that_cannot_fit_is_refused_with_the_sum(tmp_path: Path) -> None:
     assert plan.total_bytes <= plan.limit_bytes
 
 
-def test_what_other_processes_hold_is_not_planned(tmp_path: Path) -> None:
+def test_memory_of_other_processes_is_not_planned(tmp_path: Path) -> None:
     theta, teacher = (
         dummy(tmp_path / name, shape, max_model_len=2048) for name, shape in (("theta", SMALL), ("teacher", LARGE))
     )
@@ -99,11 +99,11 @@ def test_what_other_processes_hold_is_not_planned(tmp_path: Path) -> None:
     assert "of 54.0 GiB (90% of the 60.0 GiB that other processes leave of the GPU's 80.0 GiB)" in str(beside)
     with pytest.raises(CapacityError, match=r"of the 20\.0 GiB that other processes leave of .* end what else runs"):
         plan_memory(theta, teacher, engine, "cuda", memory=DeviceMemory(80 * GIB, 20 * GIB))
-    small = DeviceMemory(80 * GIB, 79 * GIB)  # this process itself holds some: no matter while the share is free
+    small = DeviceMemory(80 * GIB, 79 * GIB)  # this process itself holds some: irrelevant while the share is free
     assert plan_memory(theta, teacher, engine, "cuda", memory=small) == alone
 
 
-def test_a_cpu_is_refused_by_what_is_free(tmp_path: Path) -> None:
+def test_a_cpu_is_limited_by_its_free_memory(tmp_path: Path) -> None:
     theta, teacher = dummy(tmp_path / "theta", SMALL), dummy(tmp_path / "teacher", LARGE)
     with pytest.raises(
         CapacityError, match=r"theta's weights 15\.0 GiB .*teacher's weights 55\.0 GiB.* 64\.0 GiB that"
@@ -111,7 +111,7 @@ def test_a_cpu_is_refused_by_what_is_free(tmp_path: Path) -> None:
         plan_memory(theta, teacher, EngineConfig(), "cpu", memory=idle(64 * GIB))
 
 
-def test_caches_leave_a_cpu_machine_to_others(tiny_pair: tuple[Path, Path]) -> None:
+def test_caches_take_a_share_of_a_cpu_machine(tiny_pair: tuple[Path, Path]) -> None:
     teacher, theta = (ModelConfig(model=str(path)) for path in tiny_pair)
     engine = EngineConfig(max_num_seqs=4096)
     plan = plan_memory(theta, teacher, engine, "cpu", memory=idle(GIB))
@@ -120,7 +120,7 @@ def test_caches_leave_a_cpu_machine_to_others(tiny_pair: tuple[Path, Path]) -> N
     assert found.total_bytes > found.free_bytes > 0
 
 
-def test_an_own_size_wins_and_counts(tiny_pair: tuple[Path, Path]) -> None:
+def test_a_configured_cache_size_is_kept_and_counted(tiny_pair: tuple[Path, Path]) -> None:
     teacher, theta = (ModelConfig(model=str(path), kv_cache_memory_bytes=77 << 20) for path in tiny_pair)
     plan = plan_memory(theta, teacher, ENGINE, "cpu", memory=idle(GIB))
     assert (plan.theta_bytes, plan.teacher_bytes) == (77 << 20, 77 << 20)
@@ -128,7 +128,7 @@ def test_an_own_size_wins_and_counts(tiny_pair: tuple[Path, Path]) -> None:
     with pytest.raises(CapacityError, match=r"theta's KV cache 77\.0 MiB .* of 100\.0 MiB that are free"):
         plan_memory(theta, teacher, ENGINE, "cpu", memory=idle(100 << 20))
     alone = ModelConfig(model=theta.model)
-    plan = plan_memory(alone, teacher, ENGINE, "cpu", memory=idle(GIB))  # the other cache is planned beside it
+    plan = plan_memory(alone, teacher, ENGINE, "cpu", memory=idle(GIB))  # the other cache is still planned
     assert plan.teacher_bytes == 77 << 20
     assert plan.models["theta"].num_rows == 4
 

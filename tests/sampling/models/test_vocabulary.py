@@ -1,4 +1,4 @@
-"""The vocabulary that two models must share."""
+"""Tokenizers, and the check that two models share a vocabulary."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def test_disagreement_names_the_first_differing_ids() -> None:
 
 
 def test_a_folder_without_tokenizer_files_is_an_error(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
-    """For some architectures transformers makes up a tokenizer that knows its special tokens alone."""
+    """For some architectures transformers falls back to a tokenizer of its special tokens alone."""
     config = json.loads((tiny_pair[0] / "config.json").read_text()) | {"model_type": "qwen2"}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match=r"no tokenizer that knows a word; fetch its tokenizer\.json"):
         load_tokenizer(ModelConfig(model=str(tmp_path)))
 
 
-def test_ids_that_no_row_can_draw_end_nothing() -> None:
+def test_stop_ids_outside_the_vocabulary_are_refused() -> None:
     check_stop_ids((0, 256), 257)
     with pytest.raises(ConfigurationError, match=r"stop_token_ids \[-1, 257\] are no ids .* \(0 to 256\)"):
         check_stop_ids((-1, 3, 257), 257)

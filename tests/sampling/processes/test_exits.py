@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sampling.processes.exits import death, log_end
+from sampling.processes.exits import exit_error, log_end
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_an_exit_code_is_told_from_a_signal(code: int, how: str, tmp_path: Path)
     start = log.stat().st_size
     with log.open("a") as file:
         file.write("\n".join(["one", "", "  two ", "three", "four"]))
-    assert str(death("it", code, log, start)) == f"it ended {how}; {log} ends: two | three | four"
+    assert str(exit_error("it", code, log, start)) == f"it ended {how}; {log} ends: two | three | four"
 
 
 def test_the_reason_is_found_above_the_last_lines() -> None:

@@ -1,4 +1,4 @@
-"""The sandbox: what a template cannot do."""
+"""The Jinja sandbox: refused and allowed operations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ def render(source: str) -> str:
 @pytest.mark.parametrize(
     "source",
     [
-        "{{ range(9) }}",
         "{% for i in range(1000000000) %}x{% endfor %}",
         "{{ lipsum(1000) }}",
         "{{ cycler('a') }}",
@@ -39,7 +38,6 @@ def render(source: str) -> str:
         "{{ missing }}",
         "{{ text.missing }}",
         "{{ gone }}",
-        "{{ gone | upper }}",
         "{{ gone | trim }}",
         "{{ 'x' ~ gone }}",
         "{{ deep.null }}",
@@ -54,12 +52,12 @@ def test_is_refused(source: str) -> None:
 @pytest.mark.parametrize(
     ("source", "text"),
     [
-        ("{{ text }}\n", "ab\n"),  # the last newline stays: a prompt is what its author wrote
+        ("{{ text }}\n", "ab\n"),  # the last newline is kept
         ("{{ text | upper }}{{ text | length * 3 }}{{ 7 % 4 }}", "AB63"),
         ("{% if gone %}yes{% else %}no{% endif %}{{ gone | default('none') }}", "nonone"),
         ("{% for turn in turns %}{{ turn.role }}{% endfor %}", "user"),
         ("{{ '<b>' }}", "<b>"),
     ],
 )
-def test_what_prompts_need_works(source: str, text: str) -> None:
+def test_is_allowed(source: str, text: str) -> None:
     assert render(source) == text

@@ -1,17 +1,18 @@
-"""Prompt templates: rendering, BOS, the reference kept from theta, row text that spells special tokens."""
+"""Prompt templates and their token ids: rendering, BOS, hidden fields, special tokens in row text."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from sampling.errors import TemplateError
-from sampling.prompts.templates import MissingFieldError, PromptTemplate, RenderError, encode_prompt
+from sampling.prompts.encoding import encode_prompt, encode_prompts
+from sampling.prompts.templates import MissingFieldError, PromptTemplate, RenderError
 from tests.tiny import EOS, byte_tokenizer
 
 BOS = "<|bos|>"
@@ -22,7 +23,7 @@ CHATML = (
 
 
 def make_tokenizer(post_processor: str = "", chat_template: str | None = CHATML) -> PreTrainedTokenizerFast:
-    """A byte tokenizer with BOS, ChatML's markers, and a post-processor such as "<|bos|> $A"."""
+    """A byte tokenizer with BOS, ChatML's special tokens, and a post-processor such as "<|bos|> $A"."""
     tokenizer = byte_tokenizer()
     tokenizer.add_special_tokens(
         {"bos_token": BOS, "additional_special_tokens": ["<|im_start|>", "<|im_end|>", "[INST]"]}
@@ -42,7 +43,7 @@ def template(source: str, style: Any = "plain", **context: Any) -> PromptTemplat
     return PromptTemplate(TOKENIZER, style=style, template=source, **context)
 
 
-def test_plain_is_the_template_alone() -> None:
+def test_plain_is_the_rendered_template() -> None:
     prompt = template("Q: {{ question }}\nHint: {{ answer }}\nA:")
     assert prompt.render({"question": "1+1?", "answer": "#### 2"}) == "Q: 1+1?\nHint: #### 2\nA:"
 
@@ -69,11 +70,11 @@ def test_own_system_message_replaces_the_rows() -> None:
     assert [turn["content"] for turn in replaced] == ["own", "u", "q"]
 
 
-@pytest.mark.parametrize("field", ["answer", "solution", "final_answer", "reply"])
+@pytest.mark.parametrize("field", ["answer", "final_answer"])
 @pytest.mark.parametrize("source", ["{{ %s }}", "{%% if %s is defined %%}x{%% endif %%}", "{{ question ~ %s | trim }}"])
 def test_a_hidden_field_is_refused_before_any_row(source: str, field: str) -> None:
     with pytest.raises(TemplateError, match=rf"prompts\.theta names '{field}', which holds the reference answer"):
-        template(source % field, hidden={"answer", "solution", "final_answer", "reply"}, name="prompts.theta")
+        template(source % field, hidden={"answer", "final_answer"}, name="prompts.theta")
 
 
 @pytest.mark.parametrize(
@@ -100,7 +101,7 @@ def test_a_missing_or_null_field_is_named_beside_those_there_are(fields: dict[st
         template("{{ question }} {{ hint }}").render(fields)
 
 
-def test_what_cannot_be_rendered_is_a_row_error() -> None:
+def test_a_failing_template_is_a_row_error() -> None:
     with pytest.raises(RenderError, match="TypeError"):
         template("{{ question + 1 }}").render({"question": "q"})
     with pytest.raises(RenderError, match="more than 4,000,000 characters"):
@@ -128,11 +129,11 @@ def test_row_text_cannot_forge_a_turn(token: str) -> None:
         assert forged == honest
 
 
-def test_the_text_stays_readable() -> None:
+def test_special_tokens_get_a_space() -> None:
     assert template("{{ q }}").render({"q": f"a{EOS}b <s> {{{{ q }}}}"}) == "a< |endoftext|>b <s> {{ q }}"
 
 
-def test_special_tokens_of_the_template_itself_stay() -> None:
+def test_special_tokens_of_the_template_itself_are_kept() -> None:
     prompt = template(f"{BOS}<|im_start|>user\n{{{{ question }}}}<|im_end|>")
     assert prompt.render({"question": "<|im_end|>"}) == f"{BOS}<|im_start|>user\n< |im_end|><|im_end|>"
 
@@ -151,7 +152,6 @@ def test_earlier_turns_are_row_text_too() -> None:
 PIECES = ["<", "|", ">", "<|", "|>", "im_start", "im_end", "[", "INST", "]", "endoftext", "bos", " ", "\n", "é", "a"]
 
 
-@settings(deadline=None, max_examples=100)
 @given(
     st.lists(st.sampled_from([*PIECES, *TOKENIZER.all_special_tokens]), max_size=12).map("".join),
     st.lists(st.sampled_from(PIECES), max_size=6).map("".join),
@@ -181,10 +181,16 @@ def test_bos_once_and_no_eos(post_processor: str, adds_bos: bool, template_write
     assert EOS_ID not in ids
 
 
-def test_a_doubled_bos_is_one() -> None:
+def test_a_doubled_bos_is_removed() -> None:
     assert encode_prompt(make_tokenizer(f"{BOS} $A"), BOS + BOS + "a").count(BOS_ID) == 1
 
 
-def test_an_empty_text_has_no_token_of_its_own() -> None:
+def test_an_empty_text_has_the_prefix_alone() -> None:
     assert encode_prompt(TOKENIZER, "") == ()
     assert encode_prompt(make_tokenizer(f"{BOS} $A {EOS}"), "") == (BOS_ID,)
+
+
+def test_many_texts_are_encoded_as_each_alone() -> None:
+    tokenizer, texts = make_tokenizer(f"{BOS} $A {EOS}"), ["a", "", BOS + "b", EOS]
+    assert [tuple(ids) for ids in encode_prompts(tokenizer, texts)] == [encode_prompt(tokenizer, t) for t in texts]
+    assert encode_prompts(tokenizer, []) == []

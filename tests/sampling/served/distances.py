@@ -1,4 +1,4 @@
-"""How far a q* of two servers' likeliest ids is from the exact one."""
+"""The distance of a q* computed from two servers' likeliest ids from the exact one."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from sampling.served.support import MergedSupport, js_error, q_error
 
 @dataclass(frozen=True, slots=True)
 class Distances:
-    """One number a question, each [N] float64."""
+    """Distances, one per request: [N] float64."""
 
-    q: np.ndarray  # total variation between the q* that is drawn from and the exact one
-    q_bound: np.ndarray  # what the token's q_error says
-    js: np.ndarray  # the exact JS less the one that is said, nats
+    q: np.ndarray  # total variation between the sampled q* and the exact one
+    q_bound: np.ndarray  # the token's q_error
+    js: np.ndarray  # the exact JS less the reported one, nats
     js_bound: np.ndarray
     alpha: np.ndarray  # absolute difference
-    num_requests: float  # a question, of both servers
+    num_requests: float  # HTTP requests to both servers per LogprobRequest
 
 
 @asynccontextmanager
 async def opened(urls: tuple[str, str], config: HttpConfig, num_ids: int) -> AsyncIterator[ServedPair]:
-    """Theta's server with the teacher's."""
+    """An open pair of theta's and the teacher's server."""
     clients = [ModelClient(name, [url], config) for name, url in zip(("theta", "teacher"), urls, strict=True)]
     pair = ServedPair(clients[0], clients[1], config)
     pair.num_ids = num_ids
@@ -43,24 +43,24 @@ async def opened(urls: tuple[str, str], config: HttpConfig, num_ids: int) -> Asy
         yield pair
 
 
-async def ask_all(pair: ServedPair, questions: Sequence[LogprobRequest]) -> list[MergedSupport]:
-    """What both models say of each."""
-    return [answer.support for answer in await asyncio.gather(*map(pair.ask, questions))]
+async def ask_all(pair: ServedPair, requests: Sequence[LogprobRequest]) -> list[MergedSupport]:
+    """The merged support of each request."""
+    return [response.support for response in await asyncio.gather(*map(pair.ask, requests))]
 
 
 async def distances(
-    urls: tuple[str, str], num_ids: int, questions: Sequence[LogprobRequest], config: HttpConfig, mixture: MixtureConfig
+    urls: tuple[str, str], num_ids: int, requests: Sequence[LogprobRequest], config: HttpConfig, mixture: MixtureConfig
 ) -> Distances:
-    """Ask twice: for all ids, then as `config` says."""
+    """Send every request twice: for all ids, then with `config`."""
     async with opened(urls, config.model_copy(update={"top_k": 1 << 30}), num_ids) as pair:
-        whole = await ask_all(pair, questions)
+        whole = await ask_all(pair, requests)
     async with opened(urls, config, num_ids) as pair:
         before = sum(client.num_requests for client in pair.clients)
-        parts = await ask_all(pair, questions)
+        parts = await ask_all(pair, requests)
         num_requests = sum(client.num_requests for client in pair.clients) - before
-    temperature = questions[0].temperature
-    sampling, later = SamplingConfig(temperature=temperature), torch.zeros(len(questions), dtype=torch.bool)
-    theta, teacher = np.full((2, len(questions), num_ids), -np.inf)
+    temperature = requests[0].temperature
+    sampling, later = SamplingConfig(temperature=temperature), torch.zeros(len(requests), dtype=torch.bool)
+    theta, teacher = np.full((2, len(requests), num_ids), -np.inf)
     for row, support in enumerate(whole):
         weights = temperature or 1.0
         theta[row, support.ids], teacher[row, support.ids] = (
@@ -70,9 +70,9 @@ async def distances(
     exact = mix(torch.from_numpy(theta), torch.from_numpy(teacher), later, num_ids, mixture, sampling)
     ids, theta_part, teacher_part, likeliest = stack(parts, [temperature] * len(parts))
     drawn = mix(theta_part, teacher_part, later, ids.shape[-1], mixture, sampling, likeliest)
-    q = np.zeros((2, len(questions), num_ids))
-    for row in range(len(questions)):
-        # added: columns that fill a row up repeat an id and have no mass
+    q = np.zeros((2, len(requests), num_ids))
+    for row in range(len(requests)):
+        # add.at: padding columns repeat an id and have no mass
         np.add.at(q[0, row], exact.ids[row].numpy(), exact.log_q[row].exp().numpy())
         np.add.at(q[1, row], ids[row, drawn.ids[row]].numpy(), drawn.log_q[row].exp().numpy())
     top_p = mixture.target_top_p if mixture.trust_region else None
@@ -83,5 +83,5 @@ async def distances(
         js=(exact.js - drawn.js).numpy(),
         js_bound=np.array([js_error(support) for support in parts]),
         alpha=(exact.alpha - drawn.alpha).abs().numpy(),
-        num_requests=num_requests / len(questions),
+        num_requests=num_requests / len(requests),
     )

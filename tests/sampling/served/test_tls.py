@@ -1,4 +1,4 @@
-"""TLS is verified, always."""
+"""The verification of TLS certificates."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from sampling.errors import ServerRefusedError
 from sampling.served.client import ModelClient
-from tests.sampling.served.conftest import FAST
+from tests.sampling.served.conftest import FAKE, FAST, connected
 from tests.sampling.served.proxy import Proxy
-from tests.sampling.served.servers import Server
 
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """A file with a self-signed certificate for 127.0.0.1, followed by its key."""
+    """A file with a self-signed certificate for 127.0.0.1 and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "tests")])
     now = datetime.datetime.now(datetime.UTC)
@@ -41,18 +40,18 @@ def certificate(tmp_path: Path) -> Path:
     return path
 
 
-async def test_a_certificate_that_nobody_signed_is_refused_at_once(
-    teacher: Server, certificate: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_self_signed_certificate_is_refused_without_a_retry(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(certificate)
-    async with Proxy(teacher.url, tls) as proxy:
+    async with Proxy(FAKE, tls) as proxy:
         client = ModelClient("teacher", [proxy.url], FAST, api_key="secret")
         with pytest.raises(ServerRefusedError, match=r"certificate that does not hold: .*SSL_CERT_FILE"):
-            await client.__aenter__()
+            await client.open()
         assert client.num_retries == 0
         assert proxy.requests == []
-        # with the authority that signed it, it is taken
+        # accepted once its authority is trusted
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-        async with ModelClient("teacher", [proxy.url], FAST, api_key="secret") as trusted:
+        async with connected(proxy.url, api_key="secret") as trusted:
             assert (await trusted.next_token([1], 3)).num_top == 3

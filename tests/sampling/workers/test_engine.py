@@ -1,6 +1,6 @@
-"""Models in real CPU workers, against the same models loaded into this process.
+"""Tests of models in real CPU workers, against the same models loaded into this process.
 
-Never run on several GPUs: what differs there is the way of hidden states to the device, and NCCL in the place of gloo.
+Never run on several GPUs, where the copy of hidden states to the device differs, and NCCL replaces gloo.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from sampling.models.vllm_options import limit_threads
 from sampling.workers.engine import RemoteEngine
 from tests.sampling.conftest import MAX_MODEL_LEN, lockstep
 
+pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
 CACHE_BYTES = 32 << 20
 NUM_ROWS, MAX_TOKENS, HIDDEN, COLUMNS = 12, 12, 64, 272
@@ -51,13 +52,13 @@ time.sleep(600)
 
 @dataclass
 class Loaded:
-    """The models of the tests, loaded side by side: that takes half a minute."""
+    """The models of the tests, loaded concurrently, which takes half a minute."""
 
     apart: DualSampler
-    theta: RemoteEngine  # its own; two steps may be in flight
+    theta: RemoteEngine  # theta's engine in `apart`; two steps may be in flight
     halves: RemoteEngine  # on two workers
-    tied: RemoteEngine  # its teacher, whose head is its embedding; two steps may be in flight
-    tied_here: VllmEngine  # never closed: the last test leaves it in the middle of a step
+    tied: RemoteEngine  # the teacher's engine in `apart`, whose head is its embedding; likewise
+    tied_here: VllmEngine  # never closed: the last test interrupts one of its steps
     broken: RemoteEngine
     broken_model: ModelConfig
     parent: subprocess.Popen[str]
@@ -90,7 +91,7 @@ def loaded(tiny_pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactor
 
 
 def start(name: str, model: str, size: int = 1) -> RemoteEngine:
-    """Its workers begin to load."""
+    """Start loading a model in workers."""
     info = ModelConfig(model=model, tensor_parallel_size=size)
     devices = range(1, size + 1)
     return RemoteEngine(name, info, CONFIG, MAX_MODEL_LEN, CACHE_BYTES, devices=devices, device=CPU)
@@ -119,7 +120,7 @@ def _broken(source: Path, folder: Path) -> str:
 def coupled(
     sampler: DualSampler, theta: Any, teacher: Any, steps_in_flight: int = 1, max_num_seqs: int = CONFIG.max_num_seqs
 ) -> DualSampler:
-    """The sampler, with other models."""
+    """Return a copy of the sampler with other models."""
     other = copy.copy(sampler)
     num_ids = lockstep(sampler).num_ids
     other._engine = LockstepEngine(theta, teacher, num_ids, max_num_seqs, steps_in_flight=steps_in_flight)
@@ -127,7 +128,7 @@ def coupled(
 
 
 def rows() -> list[DualPrompt]:
-    """Prompts of 3 to 60 bytes; with their tokens none fills a block of the prefix cache."""
+    """Return prompts of 3 to 60 bytes; with their tokens none fills a block of the prefix cache."""
     rng = np.random.default_rng(0)
     text = ["".join(chr(97 + letter) for letter in rng.integers(0, 26, size)) for size in rng.integers(3, 60, 24)]
     return [DualPrompt(teacher=text[2 * i], theta=text[2 * i + 1], id=f"row-{i}") for i in range(NUM_ROWS)]
@@ -138,7 +139,7 @@ def sample(sampler: DualSampler) -> list[DualOutput]:
 
 
 def assert_equal(ours: list[DualOutput], theirs: list[DualOutput], tolerance: float = 0.0) -> None:
-    """The same tokens, and their figures within a tolerance."""
+    """Assert the same tokens, and diagnostics within a tolerance."""
     assert [out.token_ids for out in ours] == [out.token_ids for out in theirs]
     assert sum(len(out.token_ids) for out in ours) > NUM_ROWS * MAX_TOKENS / 2
     for our, their in zip(ours, theirs, strict=True):
@@ -148,7 +149,7 @@ def assert_equal(ours: list[DualOutput], theirs: list[DualOutput], tolerance: fl
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that nobody has reaped does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
@@ -156,20 +157,20 @@ def is_alive(pid: int) -> bool:
 
 
 def ends(pid: int) -> bool:
-    """Whether it does within 10 s."""
+    """Return whether a process ends within 10 s."""
     deadline = time.monotonic() + 10
     while is_alive(pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     return not is_alive(pid)
 
 
-def test_theta_in_a_worker_draws_the_same(sampler: DualSampler, loaded: Loaded) -> None:
+def test_theta_in_a_worker_equals_local(sampler: DualSampler, loaded: Loaded) -> None:
     assert loaded.theta.head is not None
     assert_equal(sample(coupled(sampler, loaded.theta, lockstep(sampler).teacher)), sample(sampler))
-    assert loaded.theta.buffer.shape == (CONFIG.max_num_seqs, HIDDEN)  # not COLUMNS: no logits cross
+    assert loaded.theta.buffer.shape == (CONFIG.max_num_seqs, HIDDEN)  # not COLUMNS: no logits are sent
 
 
-def test_both_in_workers_draw_the_same(sampler: DualSampler, loaded: Loaded) -> None:
+def test_both_in_workers_equal_local(sampler: DualSampler, loaded: Loaded) -> None:
     """The teacher's head is its embedding."""
     assert loaded.tied.head is not None
     expected = sample(coupled(sampler, lockstep(sampler).theta, loaded.tied_here))
@@ -177,13 +178,13 @@ def test_both_in_workers_draw_the_same(sampler: DualSampler, loaded: Loaded) -> 
     assert loaded.tied.buffer.shape == (CONFIG.max_num_seqs, HIDDEN)
 
 
-def test_two_steps_in_flight_draw_the_same(sampler: DualSampler, loaded: Loaded) -> None:
-    # rows stand in other batches then, which moves logits by 1e-6
+def test_two_steps_in_flight_equal_one(sampler: DualSampler, loaded: Loaded) -> None:
+    # batches differ, which moves logits by 1e-6
     expected = sample(coupled(sampler, loaded.theta, loaded.tied))
     assert_equal(sample(loaded.apart), expected, tolerance=1e-3)
 
 
-def test_a_head_that_is_not_known_sends_logits(sampler: DualSampler, loaded: Loaded) -> None:
+def test_an_unknown_head_sends_logits(sampler: DualSampler, loaded: Loaded) -> None:
     head = loaded.tied.head
     expected = sample(coupled(sampler, loaded.theta, loaded.tied))
     loaded.tied._serve(None)
@@ -192,7 +193,7 @@ def test_a_head_that_is_not_known_sends_logits(sampler: DualSampler, loaded: Loa
     loaded.tied._serve(head)
 
 
-def test_one_copy_in_a_worker_draws_the_same(sampler: DualSampler, loaded: Loaded) -> None:
+def test_shared_weights_in_a_worker_equal_local(sampler: DualSampler, loaded: Loaded) -> None:
     """Theta reads both prompts: two requests a row, so half as many rows."""
     outputs = []
     engines: list[Any] = [loaded.theta, lockstep(sampler).theta]
@@ -202,16 +203,16 @@ def test_one_copy_in_a_worker_draws_the_same(sampler: DualSampler, loaded: Loade
     assert_equal(outputs[0], outputs[1])
 
 
-def test_theta_split_over_two_workers_draws_the_same(sampler: DualSampler, loaded: Loaded) -> None:
+def test_theta_split_over_two_workers_equals_local(sampler: DualSampler, loaded: Loaded) -> None:
     assert loaded.halves.head is not None
-    assert len(loaded.halves.pids) == 2
+    assert len(loaded.halves._workers.pids) == 2
     pair = coupled(sampler, loaded.halves, lockstep(sampler).teacher)
-    # sums over a split dimension round in another order: logits move by 3e-6 of 11
+    # sums over a split dimension are in another order: logits of 11 move by 3e-6
     assert_equal(sample(pair), sample(sampler), tolerance=1e-3)
     assert loaded.halves.buffer.shape == (CONFIG.max_num_seqs, HIDDEN)
 
 
-def test_logits_of_a_split_model_are_those_of_the_whole(loaded: Loaded) -> None:
+def test_logits_of_a_split_model_equal_the_whole(loaded: Loaded) -> None:
     ids = [3, 1, 4, 1, 5, 9, 2, 6]
     logits = []
     for engine in (loaded.theta, loaded.halves):
@@ -229,13 +230,13 @@ def test_logits_of_a_split_model_are_those_of_the_whole(loaded: Loaded) -> None:
     assert logits[0].abs().max() > 1
 
 
-def test_a_model_that_cannot_be_loaded_says_the_same_there(loaded: Loaded) -> None:
+def test_a_load_error_is_the_same_in_a_worker(loaded: Loaded) -> None:
     with pytest.raises(ModelError) as here:
         VllmEngine(loaded.broken_model, CONFIG, MAX_MODEL_LEN, CACHE_BYTES)
     with pytest.raises(ModelError) as there:
         loaded.broken.wait_until_loaded()
     assert str(there.value) == str(here.value)
-    assert not any(is_alive(pid) for pid in loaded.broken.pids)
+    assert not any(is_alive(pid) for pid in loaded.broken._workers.pids)
 
 
 def test_workers_end_with_the_process_that_started_them(loaded: Loaded) -> None:
@@ -247,12 +248,12 @@ def test_workers_end_with_the_process_that_started_them(loaded: Loaded) -> None:
     assert ends(pid)
 
 
-def test_a_killed_worker_is_named(sampler: DualSampler, loaded: Loaded) -> None:
-    """The worker that lives waits for the dead one inside vLLM.
+def test_a_killed_worker_is_reported(sampler: DualSampler, loaded: Loaded) -> None:
+    """The surviving worker waits for the dead one inside vLLM.
 
-    The last test: it ends theta's two workers, and leaves `tied_here` in the middle of a step.
+    The last test: it ends theta's two workers, and interrupts a step of `tied_here`.
     """
-    pids = loaded.halves.pids
+    pids = loaded.halves._workers.pids
     shared = f"{loaded.halves._workers._port}-*cpushm*"
     assert list(Path("/dev/shm").glob(shared))
     found = coupled(sampler, loaded.halves, loaded.tied_here).run(rows(), SamplingConfig(max_tokens=MAX_TOKENS))

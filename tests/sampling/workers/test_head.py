@@ -1,4 +1,4 @@
-"""The head apart from its model, on vLLM's own layers, against its formula."""
+"""Tests of the LM head in another process: vLLM's own layers against the formula."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def shape_of(**values: Any) -> HeadShape:
 
 
 def gathered(shape: HeadShape) -> tuple[Head, Tensor, Tensor]:
-    """A head that two ranks have shared, with its whole weight [V_padded, H] and bias [V_padded]."""
+    """Return a head that two ranks have shared, its whole weight [V_padded, H], its bias [V_padded]."""
     torch.manual_seed(1)
     weight, bias = torch.randn(NUM_RANKS * ROWS, HIDDEN), torch.randn(NUM_RANKS * ROWS)
     memory = SharedMemory()
@@ -36,7 +36,7 @@ def gathered(shape: HeadShape) -> tuple[Head, Tensor, Tensor]:
     return head, weight, bias
 
 
-def test_logits_are_those_of_the_formula() -> None:
+def test_logits_equal_the_formula() -> None:
     head, weight, bias = gathered(shape_of())
     states = torch.randn(5, HIDDEN)
     product = (states.double() @ weight.double().T + bias.double())[:, :COLUMNS]
@@ -44,7 +44,7 @@ def test_logits_are_those_of_the_formula() -> None:
     torch.testing.assert_close(head.logits(states).double(), expected, rtol=0, atol=1e-5)
 
 
-def test_a_plain_head_adds_nothing() -> None:
+def test_a_head_without_bias_soft_cap_or_scale() -> None:
     head, weight, _ = gathered(shape_of(has_bias=False, soft_cap=None, scale=1.0))
     states = torch.randn(5, HIDDEN)
     expected = states.double() @ weight[:COLUMNS].double().T
@@ -52,7 +52,7 @@ def test_a_plain_head_adds_nothing() -> None:
 
 
 @pytest.mark.parametrize("differs", ["nothing", "bias", "soft_cap", "scale"])
-def test_another_formula_than_the_models_is_noticed(differs: str) -> None:
+def test_agrees_detects_another_formula(differs: str) -> None:
     head, weight, bias = gathered(shape_of())
     states = probes(HIDDEN, torch.float32).double()
     assert states.shape == (NUM_PROBES, HIDDEN)
@@ -62,6 +62,6 @@ def test_another_formula_than_the_models_is_noticed(differs: str) -> None:
     assert head.agrees(theirs.float()) == (differs == "nothing")
 
 
-def test_a_head_that_is_not_known_is_none() -> None:
+def test_an_unknown_head_is_none() -> None:
     assert head_shape(SimpleNamespace()) is None
     assert head_shape(SimpleNamespace(lm_head=torch.nn.Linear(2, 3), logits_processor=None)) is None

@@ -1,4 +1,4 @@
-"""The card: a header that the Hub reads, and text that stays text."""
+"""Tests of the dataset card: a header that the Hub reads, and escaped text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A dataset in a folder, or a store: opened whoever wrote it, refused with a reason where it cannot be."""
+"""Tests of opening a dataset, in a folder or an object store, by this pipeline or another program."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TABLE = to_table(made_rows(12))
 
 
 def published(folder: Path, **manifest: Any) -> Path:
-    """A dataset of two files as the pipeline publishes it."""
+    """Write a dataset of two files as the pipeline publishes it."""
     (folder / "data").mkdir(parents=True)
     paths = written(folder / "data", TABLE.slice(0, 6), TABLE.slice(6))
     files = [{"path": str(path.relative_to(folder)), "sha256": sha256_of(path)} for path in paths]
@@ -46,7 +46,7 @@ def test_a_published_dataset(tmp_path: Path) -> None:
     assert opened.title == "d v1"
     assert opened.limits.eos_rate_min == 0.125
     assert opened.damages() == []
-    assert opened.facts.unknown == "there is no facts.json beside the dataset"
+    assert opened.metadata.unknown == "there is no facts.json beside the dataset"
 
 
 def test_latest_is_the_version_that_it_names(tmp_path: Path) -> None:
@@ -66,12 +66,12 @@ def test_a_foreign_folder_or_file(tmp_path: Path) -> None:
     assert opened.damages() == []
     one = open_dataset(second)
     assert (one.path, one.files) == (tmp_path, [second])
-    (tmp_path / "data").mkdir()  # data/ is the dataset's, what lies beside it is not
+    (tmp_path / "data").mkdir()  # with a folder data/, files beside it are left out
     (inside,) = written(tmp_path / "data", TABLE)
     assert open_dataset(tmp_path).files == [inside]
 
 
-def test_the_home_folder_may_be_spelt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     published(tmp_path / "v1")
     assert open_dataset("~/v1").title == "d v1"
@@ -93,7 +93,7 @@ def test_what_is_no_dataset(tmp_path: Path) -> None:
         open_dataset(tmp_path)
 
 
-@pytest.mark.parametrize("num_bytes", [0, 4, 100, -1, -9])
+@pytest.mark.parametrize("num_bytes", [0, 4, -1])
 def test_a_truncated_file(tmp_path: Path, num_bytes: int) -> None:
     (path,) = written(tmp_path, TABLE)
     data = path.read_bytes()
@@ -102,16 +102,7 @@ def test_a_truncated_file(tmp_path: Path, num_bytes: int) -> None:
         open_dataset(tmp_path)
 
 
-def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
-    (path,) = written(tmp_path, TABLE)
-    path.chmod(0)
-    if os.access(path, os.R_OK):
-        pytest.skip("root reads everything")
-    with pytest.raises(SourceError, match="cannot be read"):
-        open_dataset(tmp_path)
-
-
-@pytest.mark.parametrize("name", RECORD_SCHEMA.names)
+@pytest.mark.parametrize("name", [RECORD_SCHEMA.names[0], RECORD_SCHEMA.names[-1]])
 def test_every_column_is_needed(tmp_path: Path, name: str) -> None:
     written(tmp_path, TABLE, TABLE.drop_columns([name]))
     with pytest.raises(SourceError, match=rf"train-00001\.parquet has no column '{name}'"):
@@ -119,19 +110,17 @@ def test_every_column_is_needed(tmp_path: Path, name: str) -> None:
 
 
 def retyped(name: str, kind: pa.DataType) -> pa.Table:
-    place = TABLE.schema.get_field_index(name)
-    return TABLE.set_column(place, pa.field(name, kind), pa.nulls(len(TABLE), kind))
+    index = TABLE.schema.get_field_index(name)
+    return TABLE.set_column(index, pa.field(name, kind), pa.nulls(len(TABLE), kind))
 
 
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("id", pa.int64()), ("id", pa.binary()), ("sample_idx", pa.float64()), ("sample_idx", pa.string()),
-        ("sample_idx", pa.bool_()), ("completion", pa.list_(pa.string())), ("token_ids", pa.int32()),
-        ("token_ids", pa.list_(pa.float32())), ("alpha", pa.list_(pa.int32())), ("alpha", pa.list_(pa.string())),
-        ("alpha", pa.list_(pa.list_(pa.float32()))), ("mode", pa.list_(pa.int32())), ("mode", pa.string()),
-        ("mean_js", pa.string()), ("mean_js", pa.decimal128(10, 2)), ("num_mixed", pa.null()),
-        ("js", pa.list_(pa.struct([("a", pa.float32())]))), ("finish_reason", pa.timestamp("s")),
+        ("id", pa.binary()), ("sample_idx", pa.float64()), ("sample_idx", pa.bool_()),
+        ("completion", pa.list_(pa.string())), ("token_ids", pa.int32()), ("token_ids", pa.list_(pa.float32())),
+        ("alpha", pa.list_(pa.int32())), ("alpha", pa.list_(pa.list_(pa.float32()))), ("mode", pa.list_(pa.int32())),
+        ("mean_js", pa.decimal128(10, 2)), ("num_mixed", pa.null()),
     ],
 )  # fmt: skip
 def test_wrong_types(tmp_path: Path, name: str, kind: pa.DataType) -> None:
@@ -146,11 +135,11 @@ def test_a_column_that_is_there_twice(tmp_path: Path) -> None:
         open_dataset(tmp_path)
 
 
-def figures_of(folder: Path, known: DatasetMetadata) -> tuple[Any, ...]:
+def metrics_of(folder: Path, known: DatasetMetadata) -> tuple[Any, ...]:
     opened = open_dataset(folder)
-    survey = DatasetScan(opened.files, known)
-    frames = [frame.drop(columns=["id", "finish_reason"]).astype(float) for frame in survey.frames()]
-    return survey.metrics(), [frame.to_dict("list") for frame in frames], survey.aggregates().by_position
+    scan = DatasetScan(opened.files, known)
+    frames = [frame.drop(columns=["id", "finish_reason"]).astype(float) for frame in scan.frames()]
+    return scan.metrics(), [frame.to_dict("list") for frame in frames], scan.aggregates().by_position
 
 
 def to_unsigned(table: pa.Table) -> pa.Table:
@@ -168,7 +157,7 @@ def test_wider_types_are_judged_alike(tmp_path: Path, change: Callable[[pa.Table
         (tmp_path / name).mkdir()
         written(tmp_path / name, table)
     known = facts()
-    one, other = (figures_of(tmp_path / name, known) for name in ("own", "changed"))
+    one, other = (metrics_of(tmp_path / name, known) for name in ("own", "changed"))
     assert one[0]["num_tokens"] == other[0]["num_tokens"] > 0
     assert str(one) == str(other)
 
@@ -176,34 +165,31 @@ def test_wider_types_are_judged_alike(tmp_path: Path, change: Callable[[pa.Table
 LISTED = {"path": "data/train-00000.parquet"}
 
 
-@pytest.mark.parametrize("listed", ["text", 5, {"path": "x"}, None])
+@pytest.mark.parametrize("listed", ["text", {"path": "x"}, None])
 def test_a_manifest_that_lists_nothing(tmp_path: Path, listed: Any) -> None:
     assert open_dataset(published(tmp_path / "d", files=listed)).damages() == []
 
 
 @pytest.mark.parametrize(
-    ("entry", "words"),
+    ("entry", "text"),
     [
         ({"path": "../secret.parquet", "sha256": "0"}, "which is not in the dataset"),
         ({"path": "/etc/passwd", "sha256": "0"}, "which is not in the dataset"),
-        ({"path": "manifest.json"}, "which is not in the dataset"),
         ({"path": ["data"]}, "which is not in the dataset"),
-        ({"path": {}}, "which is not in the dataset"),
         ({}, "lists None"),
         ("data/train-00000.parquet", "lists None"),
-        (None, "lists None"),
         (LISTED, "manifest.json lists None…"),
         ({**LISTED, "sha256": ["0"]}, "has sha256"),
     ],
 )
-def test_a_manifest_that_lists_otherwise(tmp_path: Path, entry: Any, words: str) -> None:
+def test_a_manifest_that_differs(tmp_path: Path, entry: Any, text: str) -> None:
     (tmp_path / "secret.parquet").write_bytes(b"")
     folder = published(tmp_path / "d")
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"] = [entry, *manifest["files"]]
     (folder / "manifest.json").write_text(json.dumps(manifest))
     (damage,) = open_dataset(folder).damages()
-    assert words in damage
+    assert text in damage
 
 
 def test_damage_shows(tmp_path: Path) -> None:
@@ -223,26 +209,24 @@ def test_a_file_that_was_added_shows(tmp_path: Path) -> None:
     assert open_dataset(folder).damages() == ["data/train-00002.parquet is not listed in manifest.json"]
 
 
-@pytest.mark.parametrize("text", ["[]", "null", '"text"', "3"])
-def test_a_manifest_that_is_none_of_ours(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("text", ["[]", "null"])
+def test_a_manifest_of_another_program(tmp_path: Path, text: str) -> None:
     folder = published(tmp_path / "d")
     (folder / "manifest.json").write_text(text)
     opened = open_dataset(folder)
     assert (opened.manifest, opened.title, opened.damages()) == (None, "d", [])
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xff", b"[" * 100_000])
-def test_a_manifest_that_is_no_document(tmp_path: Path, data: bytes) -> None:
+@pytest.mark.parametrize("data", [b"{", b"\xff\xff", b"[" * 100_000])
+def test_a_manifest_that_is_not_json(tmp_path: Path, data: bytes) -> None:
     folder = published(tmp_path / "d")
     (folder / "manifest.json").write_bytes(data)
     with pytest.raises(SourceError, match=r"manifest\.json is no JSON document"):
         open_dataset(folder)
 
 
-@pytest.mark.parametrize(
-    "config", [None, [], "x", {}, {"name": 3}, {"validation": {"eos_rate_min": 7}}, {"mixture": {"preset": []}}]
-)
-def test_a_configuration_that_is_none(tmp_path: Path, config: Any) -> None:
+@pytest.mark.parametrize("config", [None, [], {}, {"validation": {"eos_rate_min": 7}}, {"mixture": {"preset": []}}])
+def test_an_invalid_configuration(tmp_path: Path, config: Any) -> None:
     opened = open_dataset(published(tmp_path / "d", config=config, name=["x"], version={"a": 1}))
     assert opened.limits == Limits()
     assert opened.title == "['x'] {'a': 1}"
@@ -250,7 +234,7 @@ def test_a_configuration_that_is_none(tmp_path: Path, config: Any) -> None:
 
 @pytest.fixture(scope="module")
 def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a folder of a real S3 server, with the dataset v1, `latest`, a damaged dataset and a foreign file."""
+    """Yield the URL of a folder in a real S3 server: the dataset v1, `latest`, a damaged dataset and a foreign file."""
     local = tmp_path_factory.mktemp("local")
     with s3_server() as server, pytest.MonkeyPatch.context() as patch:
         for name, value in server.env.items():
@@ -267,7 +251,8 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield mirror.store.url
 
 
-@pytest.mark.parametrize("name", ["v1", "v1/", "latest"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["v1/", "latest"])
 def test_a_dataset_of_a_store(bucket: str, name: str) -> None:
     opened = open_dataset(f"{bucket}/{name}")
     assert opened.address == f"{bucket}/v1"
@@ -276,27 +261,29 @@ def test_a_dataset_of_a_store(bucket: str, name: str) -> None:
     assert opened.path.name == "v1"
 
 
+@pytest.mark.slow
 def test_a_file_of_a_store(bucket: str) -> None:
     opened = open_dataset(f"{bucket}/v1/data/train-00001.parquet")
     assert pq.read_table(opened.files[0]).equals(TABLE.slice(6))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("name", "text"),
     [
         ("v2", "nothing lies at s3://.*/made/d/v2; give a dataset's URL"),
         ("text", "s3://.*/made/d/text holds no Parquet file"),
         ("stale/latest", "nothing lies at s3://.*/stale/v9"),
         ("astray/latest", "should hold the name of a version, not '../v1'"),
         ("text/latest", "nothing lies at s3://.*/text/latest"),
-        ("latest/latest", "nothing lies at"),
     ],
 )
-def test_what_is_no_dataset_of_a_store(bucket: str, name: str, words: str) -> None:
-    with pytest.raises(SourceError, match=words):
+def test_what_is_no_dataset_of_a_store(bucket: str, name: str, text: str) -> None:
+    with pytest.raises(SourceError, match=text):
         open_dataset(f"{bucket}/{name}")
 
 
+@pytest.mark.slow
 def test_urls_that_name_no_dataset(bucket: str) -> None:
     with pytest.raises(SourceError, match="is a whole bucket"):
         open_dataset(bucket.removesuffix("/made/d"))
@@ -306,15 +293,17 @@ def test_urls_that_name_no_dataset(bucket: str) -> None:
         open_dataset("http://host/d/v1")
 
 
+@pytest.mark.slow
 def test_damage_in_a_store_shows(bucket: str) -> None:
     with pytest.raises(RefusedError, match=r"^s3://.*/made/d/damaged: data/train-00000\.parquet has sha256"):
         open_dataset(f"{bucket}/damaged").check_whole()
 
 
-def test_what_was_fetched_goes_with_its_process(bucket: str) -> None:
+@pytest.mark.slow
+def test_a_download_is_removed_with_its_process(bucket: str) -> None:
     program = f"from tasks.publish.dataset import open_dataset\nprint(open_dataset({bucket + '/v1'!r}).path.is_dir())"
     program += f"\nprint(open_dataset({bucket + '/v1'!r}).path)"
-    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    was_there, path = said.stdout.split()
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    was_there, path = printed.stdout.split()
     assert was_there == "True"
     assert not Path(path).exists()

@@ -1,4 +1,4 @@
-"""What lies beside a judged dataset for people to read."""
+"""Tests of the documents beside a judged dataset."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_three_documents_are_written(tmp_path: Path) -> None:
     assert "name <b>v1" not in page
     assert "a<script>b" not in page
     assert (tmp_path / DATA_DOCS / "index.html").is_file()
-    # Again, over what lies there, for another verdict; a foreign dataset has no manifest.
+    # Again, over the same files, for another verdict; a foreign dataset has no manifest.
     write_report(tmp_path, "second", replace(make_verdict(is_refused=False), results=verdict.results), None)
     assert json.loads((tmp_path / REPORT_JSON).read_text())["passed"] is True
     assert "second" in (tmp_path / REPORT).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The verdict on a folder, by its own limits or by others."""
+"""Tests of the quality gate for a folder, with its own or other limits."""
 
 from __future__ import annotations
 
@@ -23,11 +23,9 @@ from validations.limits import Limits
         ("eos_rate_min=0.25", "eos_rate_min", 0.25),
         (" validation.eos_rate_min = 0.25 ", "eos_rate_min", 0.25),
         ("kl_error_max=1e-5", "kl_error_max", 1e-5),
-        ("fallback_rate_max=1", "fallback_rate_max", 1.0),
         ("probe_rows=null", "probe_rows", None),
         ("severity.stray_rate=refuse", "severity", {"stray_rate": "refuse"}),
         ("severity.stray_rate=off", "severity", {"stray_rate": "off"}),  # YAML 1.1 reads False
-        ("severity.stray_rate='off'", "severity", {"stray_rate": "off"}),
         ("validation.severity.eos_rate=warn", "severity", {"eos_rate": "warn"}),
         ("severity={loop_rate: warn, eos_rate: off}", "severity", {"loop_rate": "warn", "eos_rate": "off"}),
     ],
@@ -48,44 +46,33 @@ def test_later_changes_win_and_the_given_limits_stay_as_they_are() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "text"),
     [
         ("eos_rate_min", "write it as name=value; limits: kl_error_max, "),
-        ("", "write it as name=value"),
         ("=3", "write it as name=value"),
-        ("eos_rate=0.5", "write it as name=value"),
         ("sampling.n=3", "write it as name=value"),
-        ("eos_rate_min=many", "eos_rate_min='many'"),
         ("eos_rate_min=", "eos_rate_min=None"),
         ("eos_rate_min=2", "less than or equal to 1"),
-        ("eos_rate_min=-0.1", "greater than or equal to 0"),
         ("eos_rate_min=.nan", "eos_rate_min=nan"),
-        ("eos_rate_min=[0.5]", "eos_rate_min="),
         ("eos_rate_min={", "is no value"),
         ("eos_rate_min=2026-13-01", "is no value"),
         ("eos_rate_min=" + "[" * 5000, "is no value"),
-        ("probe_rows=0", "greater than or equal to 1"),
-        ("probe_rows=1.5", "probe_rows=1.5"),
-        ("severity.eos_rate=stop", "'refuse', 'warn' or 'off'"),
         ("severity.eos_rate=on", "'refuse', 'warn' or 'off'"),
-        ("severity.eos_rate=", "'refuse', 'warn' or 'off'"),
         ("severity=3", "severity=3"),
         ("severity.nothing=warn", "severity.nothing: there is no such check; there are: has_id, "),
-        ("severity.=warn", "there is no such check"),
-        ("severity={nothing: warn}", "severity.nothing: there is no such check"),
         ("severity={3: warn}", "severity.3: there is no such check"),
     ],
 )
-def test_what_is_no_limit(change: str, words: str) -> None:
+def test_an_invalid_change(change: str, text: str) -> None:
     with pytest.raises(ConfigurationError) as error:
         changed_limits(Limits(), [change])
-    assert words in str(error.value)
+    assert text in str(error.value)
     assert str(error.value).startswith("--set ")
     assert len(str(error.value)) < 1000
 
 
 def dataset(folder: Path, **limits: Any) -> Path:
-    """Twelve rows, four of which were cut at max_tokens, made with limits."""
+    """Write twelve rows, four of which were cut at max_tokens, made with limits."""
     folder.mkdir(exist_ok=True)
     written(folder, to_table([*made_rows(4, finish_reason="length"), *made_rows(12)[4:]]), row_group_size=3)
     config = make_config(folder, validation=limits).model_dump(mode="json")

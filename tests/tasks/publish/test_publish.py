@@ -1,11 +1,12 @@
-"""Publishing: all of it or none, the link last, and no row lost on the way."""
+"""Tests of publishing: all of it or nothing, the link last, and no row lost."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
@@ -15,19 +16,25 @@ from tasks.publish.publish import Run, publish_dataset, verify
 from tasks.publish.staging import stage
 from tasks.run.folder import RunFolder, ShardFolder
 from tasks.store.durable import read_json, sha256_of, write_json
+from tasks.worker.shard import read_table
 from tests.tasks.runs import make_config, make_row, make_run, sample, sample_all
 
 IDS = [make_row(i).id for i in range(10)]
-pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+def prefect(test: Any) -> Any:
+    """Mark a test that publishes, for which Prefect's server has to run."""
+    return pytest.mark.slow(pytest.mark.usefixtures("prefect_server")(test))
 
 
 def sampled(root: Path, failing: frozenset[str] = frozenset(), **sections: object) -> tuple[RunFolder, Run]:
-    """A run whose shards are all complete."""
+    """Complete all shards of a run."""
     config = make_config(root, **sections)
     folder, plan = make_run(config, [make_row(i) for i in range(10)])
     return folder, Run(config, plan, {"python": "3"}, sample_all(folder, config, plan, failing))
 
 
+@prefect
 def test_a_published_dataset_is_whole(tmp_path: Path) -> None:
     folder, run = sampled(tmp_path / "out", failing=frozenset([IDS[2]]))
     manifest = publish_dataset(folder, run)
@@ -50,6 +57,7 @@ def test_a_published_dataset_is_whole(tmp_path: Path) -> None:
     assert json.loads((folder.published / "report.json").read_text())["passed"] is True
 
 
+@prefect
 def test_the_datasets_library_reads_it(tmp_path: Path) -> None:
     folder, run = sampled(tmp_path / "out", failing=frozenset([IDS[2]]))
     publish_dataset(folder, run)
@@ -60,6 +68,7 @@ def test_the_datasets_library_reads_it(tmp_path: Path) -> None:
     assert len(rows[0]["alpha"]) == rows[0]["num_tokens"] == len(rows[0]["mode"])
 
 
+@prefect
 def test_latest_moves_to_the_newest(tmp_path: Path) -> None:
     for version in ("v1", "v2"):
         publish = {"root": str(tmp_path), "version": version}
@@ -69,8 +78,9 @@ def test_latest_moves_to_the_newest(tmp_path: Path) -> None:
     assert (tmp_path / "d" / "v1" / "manifest.json").exists()
 
 
+@prefect
 def test_the_datasets_library_sees_that_latest_moved(tmp_path: Path) -> None:
-    """One cache, two versions behind one link: `datasets` keys its cache by the folder's name, not by its content."""
+    """With one cache, whose key in `datasets` is the folder's name, not its content."""
     for version, failing in (("v1", frozenset[str]()), ("v2", frozenset([IDS[0]]))):
         folder, run = sampled(
             tmp_path / "out", publish={"root": str(tmp_path / "out"), "version": version}, failing=failing
@@ -80,6 +90,7 @@ def test_the_datasets_library_sees_that_latest_moved(tmp_path: Path) -> None:
         assert list(rows["id"]) == [row for row in IDS if row not in failing]
 
 
+@prefect
 def test_a_refused_dataset_is_kept_aside_and_its_work_too(tmp_path: Path) -> None:
     folder, run = sampled(tmp_path, validation={"kl_error_max": 1e-9})  # the made-up errors are about 1e-7
     with pytest.raises(RefusedError, match=r"max_kl_error.*1e-09.*refused/d"):
@@ -98,6 +109,7 @@ def test_a_refused_dataset_is_kept_aside_and_its_work_too(tmp_path: Path) -> Non
     assert publish_dataset(folder, Run(config, run.plan, run.libraries, run.shards))["published"]
 
 
+@prefect
 def test_an_error_leaves_nothing_half_published(tmp_path: Path) -> None:
     folder, run = sampled(tmp_path)
     folder.published.mkdir()
@@ -112,34 +124,38 @@ def test_an_error_leaves_nothing_half_published(tmp_path: Path) -> None:
     assert publish_dataset(folder, run)["num_rows"] == 10
 
 
-def lose(shard: ShardFolder) -> None:
-    table = pq.read_table(shard.table)
-    pq.write_table(table.slice(1), shard.table)
-
-
-def double(shard: ShardFolder) -> None:
-    table = pq.read_table(shard.table)
-    pq.write_table(table.take([0, 0, 1, 2, 3]), shard.table)
-
-
-def swap(shard: ShardFolder) -> None:
-    table = pq.read_table(shard.table)
-    pq.write_table(table.take([1, 0, 2, 3]), shard.table)
-
-
-def forget_failure(shard: ShardFolder) -> None:
-    values = read_json(shard.summary)
-    assert values is not None
-    write_json(shard.summary, {**values, "failures": []})
-
-
-@pytest.mark.parametrize("damage", [lose, double, swap, forget_failure])
-def test_a_row_lost_or_there_twice_is_noticed(tmp_path: Path, damage: Callable[[ShardFolder], None]) -> None:
-    folder, run = sampled(tmp_path, failing=frozenset([IDS[9]]))
+@pytest.mark.parametrize("indices", [[1, 2, 3], [0, 0, 1, 2, 3], [1, 0, 2, 3]], ids=["lost", "twice", "swapped"])
+def test_a_lost_or_duplicated_row_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, indices: list[int]
+) -> None:
+    folder, run = sampled(tmp_path)
     verify(folder, run, stage(folder, run.plan, run.shards))
-    damage(folder.shard(2 if damage is forget_failure else 0))
+
+    def broken(shard: ShardFolder) -> pa.Table:
+        table = read_table(shard)
+        return table.take(indices) if shard == folder.shard(0) else table
+
+    monkeypatch.setattr("tasks.publish.staging.read_table", broken)
     with pytest.raises(DualSamplingError, match="the staged rows are not the planned ones: 10 planned"):
         verify(folder, run, stage(folder, run.plan, run.shards))
+
+
+def test_a_row_that_is_neither_published_nor_quarantined_is_noticed(tmp_path: Path) -> None:
+    folder, run = sampled(tmp_path, failing=frozenset([IDS[9]]))
+    summary = folder.shard(2).summary
+    write_json(summary, {**(read_json(summary) or {}), "failures": []})
+    with pytest.raises(DualSamplingError, match="the staged rows are not the planned ones: 10 planned"):
+        verify(folder, run, stage(folder, run.plan, run.shards))
+
+
+@prefect
+def test_a_part_that_is_damaged_after_its_shard_was_completed_is_not_published(tmp_path: Path) -> None:
+    folder, run = sampled(tmp_path)
+    (part,) = folder.shard(1).parts.iterdir()
+    part.write_bytes(part.read_bytes()[:-50])
+    with pytest.raises(OutputError, match="is missing or damaged; run the same command again"):
+        publish_dataset(folder, run)
+    assert not folder.staged.exists()
 
 
 def test_an_id_that_is_planned_twice_is_noticed(tmp_path: Path) -> None:
@@ -150,7 +166,7 @@ def test_an_id_that_is_planned_twice_is_noticed(tmp_path: Path) -> None:
         verify(folder, Run(config, plan, {}, shards), stage(folder, plan, shards))
 
 
-def test_the_proof_is_the_same_however_the_files_are_cut(tmp_path: Path) -> None:
+def test_rows_are_verified_across_files(tmp_path: Path) -> None:
     folder, run = sampled(tmp_path, failing=frozenset([IDS[2]]), sampling={"n": 2})
     staged = stage(folder, run.plan, run.shards, group_bytes=1, file_bytes=1)
     assert (len(staged.files), staged.num_rows) == (18, 18)

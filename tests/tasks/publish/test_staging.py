@@ -1,4 +1,4 @@
-"""Staged files: the shards' rows in their order, in files and row groups of a reader's size."""
+"""Tests of staging: the shards' rows in their order, in files and row groups of a limited size."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from sampling.errors import ConfigurationError
 from tasks.publish.staging import stage
 from tasks.source.rows import QuarantinedRow
+from tasks.worker.shard import read_table
 from tests.tasks.runs import make_config, make_row, make_run, sample_all
 
 IDS = [make_row(i).id for i in range(10)]
@@ -20,7 +21,7 @@ def test_shards_become_files_of_row_groups(tmp_path: Path) -> None:
     config = make_config(tmp_path)
     folder, plan = make_run(config, [make_row(i) for i in range(10)])
     shards = sample_all(folder, config, plan)
-    row_bytes = pq.read_table(folder.shard(0).table).nbytes / 4
+    row_bytes = read_table(folder.shard(0)).nbytes / 4
     staged = stage(folder, plan, shards, group_bytes=round(1.9 * row_bytes), file_bytes=round(5.5 * row_bytes))
     assert len(staged.files) > 1
     total = len(staged.files)
@@ -57,7 +58,7 @@ def test_the_quarantine_goes_with_the_data(tmp_path: Path) -> None:
     ]
 
 
-def test_a_shard_without_a_row_is_no_obstacle_but_a_run_without_one_is(tmp_path: Path) -> None:
+def test_a_shard_without_rows_is_published_but_a_run_without_rows_is_not(tmp_path: Path) -> None:
     config = make_config(tmp_path)
     folder, plan = make_run(config, [make_row(i) for i in range(10)])
     staged = stage(folder, plan, sample_all(folder, config, plan, failing=frozenset(IDS[:4])))

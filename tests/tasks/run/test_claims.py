@@ -1,4 +1,4 @@
-"""One process a shard, however processes end."""
+"""Tests of claims: one process per shard, however processes end."""
 
 from __future__ import annotations
 
@@ -29,14 +29,12 @@ def folder(tmp_path: Path) -> RunFolder:
 
 
 def holder_of(folder: RunFolder, index: int) -> subprocess.Popen[str]:
-    """Another process that holds a shard until it is killed."""
+    """Start another process that holds a shard until it is killed."""
     code = f"""
 import time
 from pathlib import Path
 from tasks.run.claims import Claims
 from tasks.run.folder import RunFolder
-from tasks.store.mirror import Mirror
-from tests.tasks.store.s3 import S3Server, s3_server
 with Claims(RunFolder(Path({str(folder.root)!r}), "d", "v", {{}}), "other").claimed({index}) as num_lost:
     print(num_lost, flush=True)
     time.sleep(600)
@@ -61,7 +59,7 @@ def test_a_shard_is_held_by_one_process(folder: RunFolder) -> None:
         assert (read_json(folder.shard(1).claim) or {})["holder"] == "ours"
 
 
-def test_losses_are_counted_until_a_holder_ends_in_order(folder: RunFolder) -> None:
+def test_losses_are_counted_until_a_holder_releases_its_claim(folder: RunFolder) -> None:
     ours = Claims(folder, "ours")
     for _ in range(2):
         other = holder_of(folder, 1)
@@ -74,15 +72,15 @@ def test_losses_are_counted_until_a_holder_ends_in_order(folder: RunFolder) -> N
         assert num_lost == 0
 
 
-def test_each_shard_left_is_given_once(folder: RunFolder) -> None:
-    given = []
+def test_each_unfinished_shard_is_yielded_once(folder: RunFolder) -> None:
+    claimed = []
     for index, num_lost in Claims(folder, "ours").each_free(3):
-        given.append((index, num_lost))
+        claimed.append((index, num_lost))
         write_json(folder.shard(index).summary if index == 1 else folder.shard(index).failure, {})
-    assert given == [(1, 0), (2, 0)]
+    assert claimed == [(1, 0), (2, 0)]
 
 
-def test_what_others_hold_is_passed_over(folder: RunFolder) -> None:
+def test_shards_of_other_holders_are_skipped(folder: RunFolder) -> None:
     other = holder_of(folder, 1)
     try:
         for index, _ in Claims(folder, "ours").each_free(3):
@@ -93,7 +91,7 @@ def test_what_others_hold_is_passed_over(folder: RunFolder) -> None:
         other.wait()
 
 
-def test_a_shard_is_free_when_its_taker_stops(folder: RunFolder) -> None:
+def test_a_shard_is_free_when_its_holder_stops(folder: RunFolder) -> None:
     theirs = Claims(folder, "theirs")
     with closing(Claims(folder, "ours").each_free(3)) as shards:
         assert next(shards) == (1, 0)
@@ -110,11 +108,12 @@ def server() -> Iterator[S3Server]:
 
 
 def on_a_machine(server: S3Server, path: Path) -> RunFolder:
-    """The same run as another machine sees it: what counts is in the store."""
+    """Return the run on another machine, with the same object store."""
     path.mkdir()
     return RunFolder(path, "d", "v", {}, Mirror(f"{server.root}/claims", path, server.options))
 
 
+@pytest.mark.slow
 def test_in_a_store_a_shard_is_held_by_one_process_too(server: S3Server, tmp_path: Path) -> None:
     here, there = (on_a_machine(server, tmp_path / name) for name in ("here", "there"))
     for index in range(2):
@@ -128,14 +127,14 @@ def test_in_a_store_a_shard_is_held_by_one_process_too(server: S3Server, tmp_pat
             assert other is None
         with pytest.raises(OutputError, match="shard 00000 is sampled by the flow run ours"), theirs.held(0):
             pass
-        given = []
-        for index, _ in theirs.each_free(2):  # ends though ours is not given back: its holder is seen to live
-            given.append(index)
+        claimed = []
+        for index, _ in theirs.each_free(2):  # ends though ours is not released: its holder renews it
+            claimed.append(index)
             assert there.shard(index).rows.read_bytes() == b"rows"
             assert there.shard(index).parts.is_dir()
             write_json(there.shard(index).failure, {})
             there.shard(index).upload(there.shard(index).failure)
-        assert given == [1]
+        assert claimed == [1]
         assert here.ended_shards() == {1}
         assert here.shard(1).is_ended()
     with theirs.claimed(0) as num_lost:

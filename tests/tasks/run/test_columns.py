@@ -1,4 +1,4 @@
-"""Source columns: one type over all shards, and no value lost for want of one."""
+"""Tests of source columns: one type in all shards, and no value lost where there is none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Facts: written by a run, read back by anyone, whatever lies there."""
+"""Tests of a dataset's metadata: written by a run, read back by anyone, whatever the files contain."""
 
 from __future__ import annotations
 
@@ -35,26 +35,26 @@ def config_of(root: Path, **sections: Any) -> PipelineConfig:
 
 
 def written(folder: Path, **sections: Any) -> DatasetMetadata:
-    """The facts of a run over the demo's models, as they are read back."""
+    """Write the metadata of a run over the demo's models; return it as it is read back."""
     config = config_of(folder, **sections)
     write_metadata(folder, config, config.prompts, tokenizer("theta"), tokenizer("teacher"))
     return read_metadata(folder)
 
 
-def known(facts: DatasetMetadata) -> Vocabulary:
-    assert facts.vocabulary is not None, facts.unknown
-    return facts.vocabulary
+def known(metadata: DatasetMetadata) -> Vocabulary:
+    assert metadata.vocabulary is not None, metadata.unknown
+    return metadata.vocabulary
 
 
 CHAT = {"style": "chat", "template": "{{ question }}"}
 
 
-def test_a_runs_facts_are_read_back(tmp_path: Path) -> None:
+def test_a_runs_metadata_are_read_back(tmp_path: Path) -> None:
     prompts = {"theta": CHAT, "teacher": {"style": "plain", "template": "{{ question }} {{ solution }}"}}
-    facts = written(tmp_path, prompts=prompts, sampling={"stop_token_ids": [65, 66]})
-    assert (facts.kl_symmetric, facts.teacher_sees_reference) == (True, True)
-    assert (facts.theta_turn, facts.teacher_turn) == (Turn("Q: ", "\nA:"), None)
-    vocabulary = known(facts)
+    metadata = written(tmp_path, prompts=prompts, sampling={"stop_token_ids": [65, 66]})
+    assert (metadata.kl_symmetric, metadata.teacher_sees_reference) == (True, True)
+    assert (metadata.theta_turn, metadata.teacher_turn) == (Turn("Q: ", "\nA:"), None)
+    vocabulary = known(metadata)
     eos = tokenizer("teacher").convert_tokens_to_ids(EOS)
     assert (vocabulary.eos_ids, vocabulary.stop_token_ids) == (frozenset([eos]), frozenset([65, 66]))
     assert (vocabulary.theta_bos, vocabulary.teacher_bos) == (tokenizer("theta").bos_token, None)
@@ -75,7 +75,7 @@ def test_whether_the_teacher_sees_the_reference(tmp_path: Path, template: str, s
     assert written(tmp_path, prompts=prompts).teacher_sees_reference == sees
 
 
-def test_own_columns_that_hold_the_reference(tmp_path: Path) -> None:
+def test_mapped_columns_that_contain_the_reference(tmp_path: Path) -> None:
     source = {"path": "rows.jsonl", "columns": {"question": "ask", "answer": "gold"}}
     for template, sees in (("{{ ask }} {{ gold }}", True), ("{{ ask }}", False)):
         prompts = {"theta": CHAT, "teacher": {"style": "plain", "template": template}}
@@ -115,7 +115,7 @@ def test_ids_of_no_vocabulary_are_no_text(tmp_path: Path) -> None:
         assert vocabulary.decode([[a, odd, b], [a]]) == ["ab", "a"]
         assert "".join(vocabulary.pieces([a, odd, b])) == "ab"
     rng = np.random.default_rng(1)
-    for _ in range(50):
+    for _ in range(20):
         assert len(vocabulary.pieces(rng.integers(0, len(tokenizer("teacher")), 40).tolist())) == 40
 
 
@@ -149,32 +149,29 @@ def be_folder(name: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     "change",
     [
-        put(FACTS, None), put(FACTS, b""), put(FACTS, b"[]"), put(FACTS, b"null"), put(FACTS, b'"x"'),
-        put(FACTS, b"{"), put(FACTS, b"\xff\xfe"), put(FACTS, b"[" * 100_000), put(FACTS, b"{}"), be_folder(FACTS),
-        put(TOKENIZER, None), put(TOKENIZER, b""), put(TOKENIZER, b"{}"), put(TOKENIZER, b"\xff"),
-        put(TOKENIZER, b"[" * 100_000), put(TOKENIZER, b'{"model": {"type": "BPE"}}'), be_folder(TOKENIZER),
-        put_fact(eos_ids=...), put_fact(eos_ids="abc"), put_fact(eos_ids=["x"]), put_fact(eos_ids=[None]),
-        put_fact(eos_ids=[2**70]), put_fact(eos_ids=[-1]), put_fact(eos_ids=3), put_fact(stop_token_ids={"a": 1}),
-        put_fact(theta_turn="Q"), put_fact(theta_turn={"before": 1, "after": 2}), put_fact(teacher_turn={}),
-        put_fact(teacher_turn={"before": "", "after": ""}), put_fact(theta_turn=["a", "b"]),
-        put_fact(theta_bos=5), put_fact(teacher_bos=["<s>"]), put_fact(kl_symmetric="no"), put_fact(kl_symmetric=None),
+        put(FACTS, None), put(FACTS, b"null"), put(FACTS, b"{"), put(FACTS, b"\xff\xfe"), put(FACTS, b"[" * 100_000),
+        be_folder(FACTS), put(TOKENIZER, None), put(TOKENIZER, b"{}"), put(TOKENIZER, b"\xff"),
+        put(TOKENIZER, b'{"model": {"type": "BPE"}}'), be_folder(TOKENIZER), put_fact(eos_ids=...),
+        put_fact(eos_ids=["x"]), put_fact(eos_ids=[2**70]), put_fact(eos_ids=[-1]), put_fact(stop_token_ids={"a": 1}),
+        put_fact(theta_turn="Q"), put_fact(teacher_turn={"before": "", "after": ""}), put_fact(theta_bos=5),
+        put_fact(kl_symmetric="no"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_is_unknown(tmp_path: Path, change: Callable[[Path], None]) -> None:
+def test_unreadable_metadata_are_unknown(tmp_path: Path, change: Callable[[Path], None]) -> None:
     assert known(written(tmp_path))
     change(tmp_path)
-    facts = read_metadata(tmp_path)
-    assert facts == DatasetMetadata(unknown=facts.unknown)
-    assert FACTS in facts.unknown
-    assert "\n" not in facts.unknown
-    assert len(facts.unknown) < 250
+    metadata = read_metadata(tmp_path)
+    assert metadata == DatasetMetadata(unknown=metadata.unknown)
+    assert FACTS in metadata.unknown
+    assert "\n" not in metadata.unknown
+    assert len(metadata.unknown) < 250
 
 
-def test_what_else_stands_there_does_no_harm(tmp_path: Path) -> None:
+def test_other_keys_are_ignored(tmp_path: Path) -> None:
     written(tmp_path)
     put_fact(more={"a": 1}, theta_turn={"before": "a", "after": "b", "more": 3})(tmp_path)
-    facts = read_metadata(tmp_path)
-    assert facts.theta_turn == Turn("a", "b")
+    metadata = read_metadata(tmp_path)
+    assert metadata.theta_turn == Turn("a", "b")
     assert read_metadata(tmp_path / "nowhere").unknown == f"there is no {FACTS} beside the dataset"
 
 
@@ -201,10 +198,10 @@ def test_no_code_of_a_model_is_run(tmp_path: Path) -> None:
             "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}\n{% endfor %}<|assistant|>",
             {"before": "<|user|>", "after": "\n<|assistant|>"},
         ),
-        ("{{ messages[0].content }}", None),  # nothing stands around it
+        ("{{ messages[0].content }}", None),  # no text around it
         ("{{ raise_exception('no') }}", None),
         ("{{ 1 / 0 }}", None),
-        ("{% for m in messages %}[{{ m.content | upper }}]{% endfor %}", None),  # the probe is not found again
+        ("{% for m in messages %}[{{ m.content | upper }}]{% endfor %}", None),  # the markers are not found again
         ("{% if messages | length > 1 %}{{ raise_exception('one turn') }}{% endif %}<{{ messages[0].content }}>", None),
         ("{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
          "{% for m in messages %}<{{ m.content }}>{% endfor %}", {"before": "<", "after": ">"}),

@@ -1,4 +1,4 @@
-"""The run folder: its places, its datasets."""
+"""Tests of the run folder: its paths, its datasets."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def folder(root: Path, version: str | None = None, **sampling: float) -> RunFold
     return RunFolder.of(config(root, version), identity)
 
 
-def test_the_places_of_a_run(tmp_path: Path) -> None:
+def test_the_paths_of_a_run(tmp_path: Path) -> None:
     run = folder(tmp_path)
     assert run.version == run.run_id[:12]
     assert run.published == tmp_path / "d" / run.version
@@ -44,7 +44,7 @@ def test_the_places_of_a_run(tmp_path: Path) -> None:
         folder(tmp_path, "latest")
 
 
-def test_a_run_at_work_is_found_by_its_folder(tmp_path: Path) -> None:
+def test_a_run_is_found_by_its_work_folder(tmp_path: Path) -> None:
     run = folder(tmp_path, "v1")
     with locked(run):
         run.write_run(config(tmp_path, "v1"), {})

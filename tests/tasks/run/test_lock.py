@@ -1,4 +1,4 @@
-"""The run's lock: one writer at a time, and never another configuration's."""
+"""Tests of the run's lock: one writer at a time, of one configuration."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tasks.store.durable import write_json
 from tests.tasks.run.test_folder import config, folder
 
 
-def test_a_second_run_is_refused_and_told_who_holds_the_folder(tmp_path: Path) -> None:
+def test_a_second_run_is_refused_with_the_holder_of_the_folder(tmp_path: Path) -> None:
     run = folder(tmp_path)
     with locked(run), pytest.raises(OutputError, match=f"pid {os.getpid()} on ") as caught, locked(run):
         pass
@@ -88,9 +88,9 @@ def test_a_folder_of_another_configuration_is_left_alone(tmp_path: Path, where: 
         with locked(theirs):
             theirs.write_run(config(tmp_path, "v1"), {})
     else:
-        place = theirs.refused if where == "refused" else theirs.published
-        place.mkdir(parents=True)
-        write_json(place / "manifest.json", {"run_id": theirs.run_id, "identity": theirs.identity, "files": []})
+        dataset = theirs.refused if where == "refused" else theirs.published
+        dataset.mkdir(parents=True)
+        write_json(dataset / "manifest.json", {"run_id": theirs.run_id, "identity": theirs.identity, "files": []})
     match = r"belongs to another configuration \(sampling.temperature: 1.0 there, 0.5 here\); choose another"
     with pytest.raises(OutputError, match=match), locked(ours):
         ours.find_published()

@@ -1,4 +1,4 @@
-"""Pace: sums are kept, however coarse."""
+"""Tests of the pace: sums are kept, however coarse."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def random_pace(num: int, seed: int = 0) -> Pace:
     return list(zip(seconds, tokens, strict=True))
 
 
-@pytest.mark.parametrize("num_intervals", [0, 1, 19, 20, 21, 1000, 5003])
-@pytest.mark.parametrize("num", [1, 3, PER_SHARD, PER_RUN])
+@pytest.mark.parametrize("num_intervals", [1, 20, 21, 5003])
+@pytest.mark.parametrize("num", [1, PER_SHARD, PER_RUN])
 def test_sums_are_kept(num_intervals: int, num: int) -> None:
     pace = random_pace(num_intervals)
     found = coarse(pace, num)

@@ -1,4 +1,4 @@
-"""Parts: what is committed is there after any crash, once; what is damaged is noticed."""
+"""Tests of parts: committed rows are there after any crash, once; damage is noticed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.tasks.outputs import make_failure, make_output
 
 
 def write(folder: Path, *rows: str, attempt: str = "a", tokens: float = 5) -> Path:
-    """One part of these rows."""
+    """Write one part of these rows."""
     before = set(folder.iterdir())
     writer = PartWriter(folder, attempt)
     for row in rows:
@@ -39,7 +39,7 @@ def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
     assert (parts.num_attempts, parts.num_set_aside, parts.num_duplicates) == (1, 0, 0)
 
 
-def test_rows_are_committed_in_groups_without_being_asked(tmp_path: Path) -> None:
+def test_rows_are_committed_in_groups_by_the_thread(tmp_path: Path) -> None:
     writer = PartWriter(tmp_path, "a")
     for i in range(20):
         writer.add(make_output(f"r{i}"), {})
@@ -102,7 +102,7 @@ def test_a_row_that_is_there_twice_is_dropped_and_counted(tmp_path: Path) -> Non
     assert parts.num_duplicates == 1
 
 
-def test_what_a_crash_left_half_written_is_no_part(tmp_path: Path) -> None:
+def test_a_half_written_file_is_no_part(tmp_path: Path) -> None:
     write(tmp_path, "r1")
     (tmp_path / ".writing").write_bytes(b"PAR1 half")
     assert read_parts(tmp_path).done() == {("r1", 0)}

@@ -1,4 +1,4 @@
-"""The plan: every row once, in order, in shards; nothing counts until all is planned."""
+"""Tests of the plan: every row once, in order, in shards; it exists when all rows are planned."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from sampling.errors import SourceError
+from sampling.errors import OutputError, SourceError
 from tasks.run.folder import RunFolder
 from tasks.run.plan import read_plan, write_plan
 from tasks.source.rows import PreparedRow, QuarantinedRow
-from tests.tasks.runs import make_config, make_report, make_row, make_run
+from tasks.store.durable import read_json, write_json
+from tests.tasks.runs import TOKENIZERS, make_config, make_report, make_row, make_run
 
 BAD = QuarantinedRow("rows.jsonl:3", "not_json", "Expecting value")
 
@@ -30,6 +31,8 @@ def test_rows_are_cut_into_shards_and_bad_ones_counted(tmp_path: Path) -> None:
         "id": f"{9:032x}",
         "theta_prompt": "What is 9?",
         "teacher_prompt": "What is 9? #### 9",
+        "theta_prompt_ids": TOKENIZERS[0].encode("What is 9?"),
+        "teacher_prompt_ids": TOKENIZERS[1].encode("What is 9? #### 9"),
         "messages": [{"role": "user", "content": "What is 9?"}],
         "example": {"question": "What is 9?", "answer": "#### 9", "solution": None, "final_answer": "9"},
         "source:question": "What is 9?",
@@ -59,9 +62,19 @@ def test_an_interrupted_planning_starts_over(tmp_path: Path) -> None:
     folder = RunFolder.of(config, {"sampling": config.sampling.model_dump(mode="json")})
     assert read_plan(folder) is None
     assert folder.shard(1).rows.exists()
-    plan = write_plan(folder, make_report(config), (make_row(i) for i in range(3)), 4)
+    plan = write_plan(folder, make_report(config), (make_row(i) for i in range(3)), 4, *TOKENIZERS)
     assert (plan.num_rows, plan.num_shards) == (3, 1)
     assert not folder.shard(1).path.exists()
+
+
+def test_a_plan_of_another_format_is_refused(tmp_path: Path) -> None:
+    folder, _ = make_run(make_config(tmp_path), [make_row(0)])
+    values = read_json(folder.plan)
+    assert isinstance(values, dict)
+    del values["format"]  # as the first version wrote it
+    write_json(folder.plan, values)
+    with pytest.raises(OutputError, match=r"planned in format 1, this version reads format 2; finish that run"):
+        read_plan(folder)
 
 
 def test_no_row_left_is_an_error_that_counts(tmp_path: Path) -> None:

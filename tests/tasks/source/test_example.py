@@ -1,4 +1,4 @@
-"""A row's fields: required ones, and those that templates may name."""
+"""Tests of required fields and of a template's variables."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tasks.source.example import (
         ({"text": True}, "wrong_type", "'text' is a bool, where text is needed"),
     ],
 )
-def test_what_a_needed_field_must_not_be(row: dict[str, Any], reason: str, detail: str) -> None:
+def test_a_required_field_that_is_missing_null_blank_or_no_text(row: dict[str, Any], reason: str, detail: str) -> None:
     for read in (text_field, reference_field):
         with pytest.raises(BadRowError) as caught:
             read(row, "text")

@@ -1,4 +1,4 @@
-"""Every known format: its examples, its default prompts, its broken rows."""
+"""Tests of every known format: examples, default prompts, broken rows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tasks.source.example import BadRowError, Example
-from tasks.source.formats import KNOWN_ADAPTERS
+from tasks.source.formats import KNOWN_ADAPTERS, after_hashes, last_boxed
 from tests.tiny import byte_tokenizer
 
 ADAPTERS = {adapter.name: adapter for adapter in KNOWN_ADAPTERS}
@@ -46,7 +46,7 @@ def test_a_row_as_an_example(name: str, row: dict[str, Any], example: Example) -
     assert ADAPTERS[name].example(row) == example
 
 
-NEEDED = [
+REQUIRED = [
     ("gsm8k", {"question": "q", "answer": "#### 1"}, ["question", "answer"]),
     ("question_answer", {"question": "q", "answer": "1"}, ["question", "answer"]),
     ("math", {"problem": "q", "solution": "s"}, ["problem", "solution"]),
@@ -59,9 +59,9 @@ NEEDED = [
 
 
 @pytest.mark.parametrize(
-    ("name", "row", "column"), [(name, row, column) for name, row, columns in NEEDED for column in columns]
+    ("name", "row", "column"), [(name, row, column) for name, row, columns in REQUIRED for column in columns]
 )
-def test_a_needed_field_that_is_missing_null_empty_or_of_a_wrong_type(
+def test_a_required_field_that_is_missing_null_empty_or_of_a_wrong_type(
     name: str, row: dict[str, Any], column: str
 ) -> None:
     turns = column in ("conversations", "messages")
@@ -123,7 +123,31 @@ def test_each_model_gets_the_style_its_tokenizer_has() -> None:
     assert (prompts.theta.style, prompts.teacher.style) == ("plain", "chat")
 
 
-def test_theta_is_kept_from_every_column_that_may_hold_a_reference() -> None:
+def test_every_column_that_may_hold_a_reference_is_hidden_from_theta() -> None:
     for adapter in KNOWN_ADAPTERS:
         assert adapter.hidden_fields >= {"answer", "solution", "final_answer", "output", "messages", "conversations"}
         assert not adapter.hidden_fields & {"question", "problem", "instruction", "input", "prompt", "text", "history"}
+
+
+@pytest.mark.parametrize(
+    ("solution", "final"),
+    [("6*7=42\n#### 42", "42"), ("#### 1\n####  1,234 ", "1,234"), ("no mark", None), ("####", None), ("", None)],
+)
+def test_after_hashes(solution: str, final: str | None) -> None:
+    assert after_hashes(solution) == final
+
+
+@pytest.mark.parametrize(
+    ("solution", "final"),
+    [
+        (r"so $\boxed{42}$.", "42"),
+        (r"\boxed{1} then \boxed{\frac{1}{2}}, done", r"\frac{1}{2}"),
+        (r"\fbox{x^{2}}", "x^{2}"),
+        (r"\boxed{{a}{b}}", "{a}{b}"),
+        (r"\boxed{open", None),
+        (r"\boxed{}", None),
+        ("no box", None),
+    ],
+)
+def test_last_boxed(solution: str, final: str | None) -> None:
+    assert last_boxed(solution) == final

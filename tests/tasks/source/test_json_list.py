@@ -1,4 +1,4 @@
-"""A JSON list read element by element."""
+"""Tests of the incremental JSON list parser."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sampling.errors import SourceError
@@ -20,9 +20,8 @@ VALUES = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=100)
 @given(st.lists(VALUES, max_size=6), st.integers(1, 9), st.sampled_from([None, 2]))
-def test_gives_what_json_gives_whatever_the_chunk(values: list[object], chunk_chars: int, indent: int | None) -> None:
+def test_equals_json_for_every_chunk_size(values: list[object], chunk_chars: int, indent: int | None) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_list, "CHUNK_CHARS", chunk_chars)
         assert list(list_items(io.StringIO("[" + json.dumps(values, indent=indent)[1:]), "x.json")) == values

@@ -1,4 +1,4 @@
-"""Rows of one file, in every format, whole or broken."""
+"""Tests of the readers: every format, intact or broken."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, name: str, suffix: str
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_txt_is_a_row_a_line(tmp_path: Path, suffix: str) -> None:
+def test_a_line_of_txt_is_a_row(tmp_path: Path, suffix: str) -> None:
     rows = read(tmp_path / f"a.txt{suffix}", b"one\r\n\n two\nlast")
     assert fields_of(rows) == [{"text": "one"}, {"text": " two"}, {"text": "last"}]
-    assert [row.where for row in rows if isinstance(row, SourceRow)] == [
+    assert [row.location for row in rows if isinstance(row, SourceRow)] == [
         f"{tmp_path}/a.txt{suffix}:{n}" for n in (1, 3, 4)
     ]
 
@@ -96,8 +96,8 @@ def test_an_empty_file_has_no_rows(tmp_path: Path, name: str, content: bytes) ->
         (b"1" * 5000, "not_json", "Exceeds the limit"),
     ],
 )
-@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.json"])
-def test_a_broken_line_is_set_aside_alone(tmp_path: Path, name: str, line: bytes, reason: str, detail: str) -> None:
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_a_broken_line_is_quarantined_alone(tmp_path: Path, name: str, line: bytes, reason: str, detail: str) -> None:
     good = as_json_lines(ROWS[:1])
     before, broken, after = read(tmp_path / name, good + line + b"\n" + good)
     assert fields_of([before, after]) == [ROWS[0], ROWS[0]]
@@ -120,7 +120,7 @@ def test_a_line_of_text_that_is_not_utf8(tmp_path: Path) -> None:
         ('"one"x,two', "expected after"),
     ],
 )
-def test_a_broken_csv_row_is_set_aside_alone(tmp_path: Path, line: str, detail: str) -> None:
+def test_a_broken_csv_row_is_quarantined_alone(tmp_path: Path, line: str, detail: str) -> None:
     rows = read(tmp_path / "a.csv", f"question,answer\n1,2\n{line}\n3,4\n".encode())
     assert fields_of([rows[0], rows[2]]) == [{"question": "1", "answer": "2"}, {"question": "3", "answer": "4"}]
     assert isinstance(rows[1], QuarantinedRow)
@@ -169,17 +169,17 @@ def test_a_file_that_is_broken_as_a_whole_is_an_error(tmp_path: Path, name: str,
 
 
 def test_bytes_that_are_not_utf8_stay_in_their_row(tmp_path: Path) -> None:
-    """The row check of tasks.source.rows sets aside what holds a lone surrogate."""
+    """The row check of tasks.source.rows quarantines a lone surrogate."""
     rows = fields_of(read(tmp_path / "a.json", b'[{"text": "\xff"}, {"text": "fine"}]'))
     assert rows == [{"text": "\udcff"}, {"text": "fine"}]
 
 
 @pytest.mark.parametrize(
     ("name", "num_rows", "num_chars"),
-    [("a.jsonl", 100_000, 200), ("a.json", 5000, 4000), ("a.csv", 5000, 4000), ("a.parquet", 5000, 4000)],
+    [("a.jsonl", 20_000, 1000), ("a.json", 5000, 4000), ("a.csv", 5000, 4000), ("a.parquet", 5000, 4000)],
 )
 def test_a_large_file_is_read_in_bounded_memory(tmp_path: Path, name: str, num_rows: int, num_chars: int) -> None:
-    """Over 20 MB of rows; reading holds a chunk of them: under 8 MB of Python's own memory."""
+    """Reading over 20 MB of rows holds one chunk: under 8 MB of Python's memory."""
     rows = ({"question": f"{i} {'x' * num_chars}", "answer": "2"} for i in range(num_rows))
     path = tmp_path / name
     if name == "a.parquet":

@@ -1,4 +1,4 @@
-"""The adapter chosen: recognised, named, mapped or the user's own."""
+"""Tests of the choice of an adapter: recognised, named, mapped or custom."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_formats_are_recognised_by_their_columns(name: str, row: dict[str, Any])
     assert choose(row, adapter=name).name == name
 
 
-def test_gsm8k_is_told_by_any_of_the_first_rows() -> None:
+def test_gsm8k_is_recognised_by_any_of_the_first_rows() -> None:
     rows: list[dict[str, Any]] = [{"question": "q", "answer": None}, {"question": "q", "answer": "#### 1"}]
     assert choose_adapter(SourceConfig(path="x"), ["question", "answer"], rows).name == "gsm8k"
 
@@ -71,7 +71,7 @@ def test_an_unknown_format_lists_what_was_seen_and_what_is_known() -> None:
         ({"adapter": "collections:OrderedDict"}, "AttributeError: .*reference_columns"),
     ],
 )
-def test_a_choice_that_cannot_be(config: dict[str, Any], message: str) -> None:
+def test_an_invalid_choice(config: dict[str, Any], message: str) -> None:
     with pytest.raises(SourceError, match=message):
         choose({"q": "1+1?", "a": "2"}, **config)
 
@@ -80,7 +80,7 @@ def test_deepscaler_is_math() -> None:
     assert choose({"problem": "p", "solution": "s", "answer": "a"}, adapter="deepscaler").name == "math"
 
 
-def test_own_columns() -> None:
+def test_mapped_columns() -> None:
     row = {"q": "1+1?", "a": 2, "way": "count", "f": ""}
     adapter = choose(row, columns={"question": "q", "answer": "a", "solution": "way", "final_answer": "f"})
     assert adapter.example(row) == Example("1+1?", "2", "count")
@@ -91,7 +91,7 @@ def test_own_columns() -> None:
     assert choose(row, columns={"question": "q"}).example(row) == Example("1+1?")
 
 
-OWN = """
+CUSTOM = """
 from tasks.source.example import BadRowError, Example
 
 class Riddles:
@@ -106,8 +106,8 @@ class Riddles:
 """
 
 
-def test_an_own_class_beside_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "own_riddles.py").write_text(OWN)
+def test_a_custom_class_in_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_riddles.py").write_text(CUSTOM)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", ["/nowhere"])
     adapter = choose({"riddle": "r", "reply": "a"}, adapter="own_riddles:Riddles")

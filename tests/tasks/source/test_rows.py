@@ -1,4 +1,4 @@
-"""A source's rows with their two prompts: ids, quarantine, start-up checks."""
+"""Tests of prepared rows: prompts, ids, quarantine, start-up checks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sampling.errors import SourceError, TemplateError
 from tasks.config import PromptsConfig, SourceConfig
 from tasks.source.example import BadRowError, Example
-from tasks.source.reference import after_hashes
+from tasks.source.formats import after_hashes
 from tasks.source.rows import PreparedRow, QuarantinedRow, SourceReport, _digest, prepare_rows
 from tests.tiny import EOS, byte_tokenizer
 
@@ -51,7 +51,7 @@ def quarantined(rows: list[PreparedRow | QuarantinedRow]) -> list[QuarantinedRow
     return [row for row in rows if isinstance(row, QuarantinedRow)]
 
 
-def test_the_plain_prompts_of_the_readme(tmp_path: Path) -> None:
+def test_plain_prompts(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.jsonl", GSM8K)
     report, rows = prepare(path, PLAIN_PROMPTS)
     assert (report.adapter, report.columns, report.files) == ("gsm8k", ("question", "answer"), (str(path),))
@@ -68,7 +68,7 @@ def test_the_plain_prompts_of_the_readme(tmp_path: Path) -> None:
     ]
 
 
-def test_no_prompts_take_the_adapters_own(tmp_path: Path) -> None:
+def test_the_default_prompts_are_the_adapters(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.jsonl", GSM8K)
     report, rows = prepare(path)
     assert report.prompts == PromptsConfig.model_validate(
@@ -126,7 +126,7 @@ def test_a_source_without_reference_shows_both_models_the_same(tmp_path: Path) -
 # --- identity ---
 
 
-def test_equal_rows_are_told_apart_and_none_is_lost(tmp_path: Path) -> None:
+def test_equal_rows_get_numbered_ids(tmp_path: Path) -> None:
     other = {"question": "2+2?", "answer": "#### 4"}
     turned = dict(reversed(GSM8K.items())) | {"extra": None}  # the same content
     _, rows = prepare(write_lines(tmp_path / "a.jsonl", GSM8K, other, turned, GSM8K))
@@ -137,7 +137,7 @@ def test_equal_rows_are_told_apart_and_none_is_lost(tmp_path: Path) -> None:
     assert prepared(rows)[2].fields == turned
 
 
-def test_the_id_is_the_contents_whatever_the_file(tmp_path: Path) -> None:
+def test_the_id_depends_on_the_content_alone(tmp_path: Path) -> None:
     lines = write_lines(tmp_path / "a.jsonl", GSM8K)
     (tmp_path / "b.json").write_text(json.dumps([GSM8K], indent=2))
     assert prepared(prepare(lines)[1])[0].id == prepared(prepare(tmp_path / "b.json")[1])[0].id
@@ -146,7 +146,7 @@ def test_the_id_is_the_contents_whatever_the_file(tmp_path: Path) -> None:
 FIELDS = st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5) | st.lists(st.integers(), max_size=2))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(FIELDS, FIELDS)
 def test_different_content_has_a_different_digest(first: dict[str, Any], second: dict[str, Any]) -> None:
     """16 bytes of BLAKE2b: two of them collide with a chance of 2**-128."""
@@ -170,7 +170,7 @@ def test_different_content_has_a_different_digest(first: dict[str, Any], second:
         ({"question": {"a": 1}, "answer": "1"}, "wrong_type", True),
     ],
 )
-def test_a_broken_row_is_set_aside_and_the_rest_goes_on(tmp_path: Path, broken: Any, reason: str, has_id: bool) -> None:
+def test_a_broken_row_is_quarantined_alone(tmp_path: Path, broken: Any, reason: str, has_id: bool) -> None:
     path = write_lines(tmp_path / "a.jsonl", GSM8K, broken, GSM8K)
     _, rows = prepare(path)
     assert [type(row) for row in rows] == [PreparedRow, QuarantinedRow, PreparedRow]
@@ -182,10 +182,10 @@ def test_a_broken_row_is_set_aside_and_the_rest_goes_on(tmp_path: Path, broken: 
 def test_a_bad_byte_in_csv_or_json_costs_its_row_alone(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"question,answer\ngood,1\n\xff,2\n")
     (tmp_path / "a.json").write_bytes(b'[{"question": "good", "answer": "1"}, {"question": "\xff", "answer": "2"}]')
-    for name, place in (("a.csv", "a.csv:3"), ("a.json", "a.json:2")):
+    for name, location in (("a.csv", "a.csv:3"), ("a.json", "a.json:2")):
         _, rows = prepare(tmp_path / name)
         assert len(prepared(rows)) == 1
-        assert [(row.row, row.reason) for row in quarantined(rows)] == [(str(tmp_path / place), "not_utf8")]
+        assert [(row.row, row.reason) for row in quarantined(rows)] == [(str(tmp_path / location), "not_utf8")]
 
 
 def test_a_row_that_its_template_cannot_render(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_a_bad_template_is_refused_before_sampling(tmp_path: Path, prompts: dict
     assert "\n" not in str(caught.value)
 
 
-def test_raw_columns_with_the_reference_are_kept_from_theta(tmp_path: Path) -> None:
+def test_raw_columns_with_the_reference_are_hidden_from_theta(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.jsonl", {"messages": CONVERSATION, "topic": "x"})
     with pytest.raises(TemplateError, match="names 'messages'"):
         prepare(path, {"theta": {"template": "{{ messages[-1].content }}"}})
@@ -246,7 +246,7 @@ def test_a_chat_template_that_refuses_every_row_is_refused_before_sampling(tmp_p
         ),
     ],
 )
-def test_a_source_that_gives_nothing_is_an_error(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+def test_a_source_without_usable_rows_is_an_error(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(SourceError, match=message) as caught:
         prepare(tmp_path / name)
@@ -256,8 +256,8 @@ def test_a_source_that_gives_nothing_is_an_error(tmp_path: Path, name: str, cont
 # --- streaming ---
 
 
-def test_rows_are_prepared_as_they_are_asked_for(tmp_path: Path) -> None:
-    """The list breaks after 50,000 rows; nobody who stops before that learns of it."""
+def test_rows_are_prepared_lazily(tmp_path: Path) -> None:
+    """The list is broken after 50,000 rows, which is not read before."""
     row = json.dumps(GSM8K)
     (tmp_path / "a.json").write_text(f"[{', '.join([row] * 50_000)}, broken")
     source = SourceConfig(path=str(tmp_path / "a.json"))
@@ -268,7 +268,7 @@ def test_rows_are_prepared_as_they_are_asked_for(tmp_path: Path) -> None:
     assert report.adapter == "gsm8k"
 
 
-def test_a_file_that_breaks_off_is_an_error_while_rows_are_taken(tmp_path: Path) -> None:
+def test_a_truncated_file_is_an_error_during_iteration(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(f"[{', '.join([json.dumps(GSM8K)] * 200)}, broken")
     source = SourceConfig(path=str(tmp_path / "a.json"))
     _, rows = prepare_rows(source, PromptsConfig.model_validate(PLAIN_PROMPTS), PLAIN, PLAIN)
@@ -314,7 +314,7 @@ def test_values_that_json_lacks(value: Any, reason: str | None) -> None:
         assert caught.value.reason == reason
 
 
-def test_a_nest_too_deep_for_json() -> None:
+def test_nesting_too_deep_for_json() -> None:
     nest: list[Any] = []
     for _ in range(100_000):
         nest = [nest]

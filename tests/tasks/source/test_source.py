@@ -1,4 +1,4 @@
-"""What a source's configuration finds, and how it is fingerprinted."""
+"""Tests of the files that a source's configuration stands for, with their fingerprint."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_relative_and_home_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ((), "source.path is an empty list"),
     ],
 )
-def test_what_is_not_there_is_an_error(
+def test_a_source_that_does_not_exist_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str | tuple[str, ...], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -101,7 +101,7 @@ def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
     assert len({base, *different}) == 6
 
 
-# --- the Hub, without a network: `datasets` reads a local folder by the same code ---
+# --- the Hub, without a network: `datasets` reads a local folder with the same code ---
 
 
 @pytest.fixture
@@ -123,13 +123,13 @@ def test_a_hub_dataset_is_streamed(hub: str) -> None:
     assert fingerprint(hub=hub) == source.fingerprint != fingerprint(hub=hub, limit=1)
 
 
-def test_a_split_that_is_not_there(hub: str) -> None:
+def test_a_missing_split_is_an_error(hub: str) -> None:
     with pytest.raises(SourceError, match="cannot be opened: Bad split: tset") as caught:
         open_source(SourceConfig(hub=hub, split="tset"))
     assert "\n" not in str(caught.value)
 
 
-def test_offline_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_offline_without_a_cached_copy_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import datasets
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

@@ -1,1 +1,1 @@
-"""Tests of the object store, against a real server."""
+"""Tests of `tasks.store`: on an in-memory S3, and (slow) on a real server."""

@@ -1,9 +1,9 @@
-"""A real S3 server for tests: moto's, in a process of its own.
+"""A real S3 server for tests: moto in a child process, its objects in memory.
 
     with s3_server() as server:
         Mirror(server.root, folder, server.options)     # or with server.env in the environment
 
-It keeps its objects in memory. Run as a program, it is the server.
+Run as a program, this module is the server.
 """
 
 from __future__ import annotations
@@ -24,44 +24,35 @@ KEY, SECRET, REGION = "the-key-of-the-tests", "the-secret-of-the-tests", "us-eas
 
 
 class S3Server:
-    """The server's process; several clients, of several processes, may use it at once."""
+    """The server's process, for any number of clients in any processes."""
 
     def __init__(self) -> None:
-        self.port = 0  # any free one; the same again after a stop
+        self.port = 0  # any free one; kept after a stop
         self.start()
 
     @property
     def url(self) -> str:
-        """The endpoint."""
+        """Return the endpoint."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def root(self) -> str:
-        """The URL of a bucket that is there."""
+        """Return the URL of an existing bucket."""
         return f"s3://{BUCKET}"
 
     @property
     def env(self) -> dict[str, str]:
-        """What a client needs in its environment."""
-        return {
-            "AWS_ENDPOINT_URL": self.url,
-            "AWS_ACCESS_KEY_ID": KEY,
-            "AWS_SECRET_ACCESS_KEY": SECRET,
-            "AWS_DEFAULT_REGION": REGION,
-        }
+        """Return the environment variables of a client."""
+        keys = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
+        return {"AWS_ENDPOINT_URL": self.url, "AWS_DEFAULT_REGION": REGION, **keys}
 
     @property
     def options(self) -> dict[str, Any]:
-        """The same as s3fs's options."""
-        return {
-            "endpoint_url": self.url,
-            "key": KEY,
-            "secret": SECRET,
-            "client_kwargs": {"region_name": REGION},
-        }
+        """Return the same as options of s3fs."""
+        return {"endpoint_url": self.url, "key": KEY, "secret": SECRET, "client_kwargs": {"region_name": REGION}}
 
     def start(self) -> None:
-        """Start it, empty but for the bucket; returns when it answers."""
+        """Start it with an empty bucket; return once it responds."""
         self._process = subprocess.Popen(
             [sys.executable, __file__, str(self.port)],
             stdin=subprocess.PIPE,
@@ -73,22 +64,22 @@ class S3Server:
         self.port = int(self._process.stdout.readline())
 
     def stop(self) -> None:
-        """End it, with all that it holds: connections are then refused."""
+        """Kill it with all its objects: connections are then refused."""
         self._process.kill()
         self._process.communicate()
 
     def pause(self) -> None:
-        """Let it answer nothing for a while: connections are accepted, requests hang."""
+        """Suspend it: connections are accepted, requests hang."""
         self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it answer again, with what it held."""
+        """Resume it, with its objects."""
         self._process.send_signal(signal.SIGCONT)
 
 
 @contextmanager
 def s3_server() -> Iterator[S3Server]:
-    """A server for as long as the block runs; not even `kill -9` of the tests leaves it behind."""
+    """Run a server during the block; it ends with the tests even if they are killed."""
     server = S3Server()
     try:
         yield server
@@ -107,13 +98,13 @@ def serve(port: int) -> None:
     moto, one_at_a_time = DomainDispatcherApplication(create_backend_app), threading.Lock()
 
     def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        """moto looks at a condition, then writes: S3 does both as one, so its conditional requests take turns here."""
+        """Serialise conditional requests: moto tests a condition and writes in two steps, S3 atomically."""
         if "HTTP_IF_MATCH" in environ or "HTTP_IF_NONE_MATCH" in environ:
             with one_at_a_time:
                 return moto(environ, start_response)
         return moto(environ, start_response)
 
-    WSGIRequestHandler.protocol_version = "HTTP/1.1"  # keep connections, as S3 does
+    WSGIRequestHandler.protocol_version = "HTTP/1.1"  # keep-alive, as S3
     server = make_server("127.0.0.1", port, app, threaded=True)
     print(server.server_port, flush=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()

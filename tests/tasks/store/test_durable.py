@@ -1,4 +1,4 @@
-"""Durable files: whole or absent, and a full disk in one line."""
+"""Tests of durable files: complete or absent, with a full disk as an OutputError."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sampling.errors import OutputError
 from tasks.store.durable import output_errors, read_json, sha256_of, write_bytes, write_json
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_round_trip(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"ä": [1, 2.5, None]})
     assert read_json(tmp_path / "a.json") == {"ä": [1, 2.5, None]}
     write_json(tmp_path / "a.json", {"ä": [1, 2.5, None, float("nan"), float("-inf")]})
@@ -21,14 +21,14 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b"]
 
 
-def test_what_a_crash_left_is_overwritten(tmp_path: Path) -> None:
+def test_a_partial_file_of_a_crash_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / ".writing").write_bytes(b"half of something long")
     write_bytes(tmp_path / "a", b"new")
     assert (tmp_path / "a").read_bytes() == b"new"
     assert not (tmp_path / ".writing").exists()
 
 
-def test_a_full_disk_keeps_the_old_file_and_says_what_to_do(tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_old_file_and_raises_advice(tmp_path: Path) -> None:
     write_bytes(tmp_path / "a", b"old")
     (tmp_path / ".writing").symlink_to("/dev/full")  # the kernel answers ENOSPC to every write
     with pytest.raises(OutputError, match=r"No space left on device.*free space") as caught, output_errors(tmp_path):

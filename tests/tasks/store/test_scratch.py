@@ -1,4 +1,4 @@
-"""Scratch folders: private, removed at the end, swept after a process that was killed."""
+"""Tests of scratch folders: private, removed at the end, swept after a killed process."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def other(temporary: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    """A process with its scratch folder."""
+    """Yield another process and its scratch folder."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD],
         stdin=subprocess.PIPE,
@@ -46,7 +46,7 @@ def other(temporary: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     process.communicate()
 
 
-def test_it_is_private_and_goes_with_its_files(temporary: Path) -> None:
+def test_a_folder_is_private_and_removed_with_its_files(temporary: Path) -> None:
     with scratch_folder() as folder, scratch_folder() as second:
         parent = temporary / f"dual-sampling-{os.getuid()}"
         assert parent in folder.parents
@@ -58,16 +58,16 @@ def test_it_is_private_and_goes_with_its_files(temporary: Path) -> None:
     assert [path for path in parent.iterdir() if path.is_dir()] == []
 
 
-def test_it_goes_when_the_work_fails() -> None:
+def test_a_folder_is_removed_after_an_error() -> None:
     with pytest.raises(RuntimeError), scratch_folder() as folder:
         raise RuntimeError
     assert not folder.parent.exists()
 
 
-def test_that_of_a_killed_process_is_swept(other: tuple[subprocess.Popen[str], Path]) -> None:
+def test_the_folder_of_a_killed_process_is_swept(other: tuple[subprocess.Popen[str], Path]) -> None:
     process, left = other
     with scratch_folder():
-        assert (left / "file").exists()  # it lives
+        assert (left / "file").exists()  # its process is alive
     process.kill()
     process.wait()
     assert (left / "file").exists()
@@ -76,14 +76,14 @@ def test_that_of_a_killed_process_is_swept(other: tuple[subprocess.Popen[str], P
         assert folder.exists()
 
 
-def test_that_of_an_ended_process_is_gone(other: tuple[subprocess.Popen[str], Path]) -> None:
+def test_the_folder_of_an_ended_process_is_gone(other: tuple[subprocess.Popen[str], Path]) -> None:
     process, left = other
     process.communicate("\n")
     assert process.returncode == 0
     assert not left.parent.exists()
 
 
-def test_links_and_files_beside_are_left_alone(temporary: Path) -> None:
+def test_links_and_files_in_the_parent_are_kept(temporary: Path) -> None:
     with scratch_folder() as folder:
         parent = folder.parents[1]
     (temporary / "precious").mkdir()
@@ -95,7 +95,7 @@ def test_links_and_files_beside_are_left_alone(temporary: Path) -> None:
     assert (parent / "file").exists()
 
 
-def test_a_folder_of_somebody_else_is_refused(temporary: Path) -> None:
+def test_a_folder_of_another_user_is_refused(temporary: Path) -> None:
     parent = temporary / f"dual-sampling-{os.getuid()}"
     (temporary / "elsewhere").mkdir(mode=0o700)
     parent.symlink_to(temporary / "elsewhere")

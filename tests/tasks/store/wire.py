@@ -1,4 +1,4 @@
-"""A wire to a server, for tests: what goes over it may be changed, or cut."""
+"""A TCP proxy for tests that can alter or cut the traffic."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def unchanged(data: bytes) -> bytes:
 
 @contextmanager
 def wire(port: int, on_request: Change = unchanged, on_answer: Change = unchanged) -> Iterator[str]:
-    """The URL of a TCP proxy of a local port; each piece goes through a function, whose None cuts the connection."""
+    """Run a proxy of a local port, yield its URL; a function maps each chunk, and None cuts the connection."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def pump(source: socket.socket, sink: socket.socket, change: Change) -> None:

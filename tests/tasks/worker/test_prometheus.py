@@ -1,4 +1,4 @@
-"""What a Prometheus reads of an engine's process."""
+"""Tests of the Prometheus exporter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tasks.worker.prometheus import COUNTERS, PARTS, Metrics
 
 
 def scraped(metrics: Metrics) -> dict[str, float]:
-    """Every value by its name, with its part where it has one; all of them are of one run."""
+    """Return every value by its name, with its part if it has one; all are of one run."""
     reply = httpx.get(f"http://127.0.0.1:{metrics.port}/metrics")
     reply.raise_for_status()
     values = {}

@@ -1,4 +1,4 @@
-"""What does nothing is told from what is slow."""
+"""Tests of the watchdog: an idle engine is ended, a slow one is not."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_progress_of_any_kind_starts_the_wait_anew() -> None:
         watchdog.see(progress)
 
 
-def test_none_for_the_limit_is_an_error_that_a_fresh_engine_may_cure() -> None:
+def test_no_progress_within_the_limit_is_an_error_that_a_fresh_engine_may_cure() -> None:
     clock = Clock()
     watchdog = Watchdog(10.0, clock)
     watchdog.see((5, 5))

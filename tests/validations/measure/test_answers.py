@@ -1,4 +1,4 @@
-"""Final answers of every spelling, found in a completion or compared as text."""
+"""Final answers, extracted from completions and compared as text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from validations.measure.answers import MAX_CHARS, final_answer, formula, is_mat
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"),
+    ("text", "expected"),
     [
         ("a \\boxed{1} b \\boxed{\\frac{1}{2}} c", ("\\frac{1}{2}", "a \\boxed{1} b \\boxed{\\frac{1}{2}} c")),
         ("#### 3\nanswer: 4", ("4", "4")),
@@ -17,8 +17,8 @@ from validations.measure.answers import MAX_CHARS, final_answer, formula, is_mat
         ("", ("", None)),
     ],
 )
-def test_final_answer(text: str, wanted: tuple[str, str | None]) -> None:
-    assert final_answer(text) == wanted
+def test_final_answer(text: str, expected: tuple[str, str | None]) -> None:
+    assert final_answer(text) == expected
 
 
 def test_what_is_mathematics() -> None:
@@ -34,11 +34,11 @@ def test_same_text() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "wanted"),
+    ("answer", "expected"),
     [("18 dollars", "18"), ("$\\frac{1}{2}$", "\\frac{1}{2}"), ("5\\text{ cm}", "5"), ("**x + y**.", "x + y")],
 )
-def test_formula(answer: str, wanted: str) -> None:
-    assert formula(answer) == wanted
+def test_formula(answer: str, expected: str) -> None:
+    assert formula(answer) == expected
 
 
 def test_tail_begins_with_a_line() -> None:

@@ -1,4 +1,4 @@
-"""Sums by bin, against numpy and plain loops."""
+"""Histograms and sums by position, against numpy and plain loops."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def random_tokens(seed: int = 0, lengths: Sequence[int] = (400, 1, 0, 35, 3000, 
     return Tokens(starts, row, np.arange(num) - starts[row], ids, mode, floats, aligned)
 
 
-def sketch_of(*many: Tokens) -> TokenHistograms:
-    sketch = TokenHistograms()
+def histograms_of(*many: Tokens) -> TokenHistograms:
+    histograms = TokenHistograms()
     for tokens in many:
-        sketch.add(tokens)
-    return sketch
+        histograms.add(tokens)
+    return histograms
 
 
 def test_histograms_are_numpys() -> None:
@@ -45,7 +45,7 @@ def test_histograms_are_numpys() -> None:
             "log10_kl_error": (np.log10(tokens.columns["kl_error"][mixed]), LOG10_KL_ERROR),
             "log10_ess_ratio": (np.log10(tokens.columns["ess_ratio"][mixed]), LOG10_ESS_RATIO),
         }
-    histograms = sketch_of(tokens).histograms()
+    histograms = histograms_of(tokens).histograms()
     assert set(histograms) == set(expected)
     for name, (values, edges) in expected.items():
         clipped = np.clip(values.astype(np.float64), edges[0], edges[-1])  # those outside are in the outer bins
@@ -57,7 +57,7 @@ def test_histograms_are_numpys() -> None:
 
 def test_means_by_position_are_those_of_a_plain_loop() -> None:
     tokens = random_tokens()
-    got = sketch_of(tokens).by_position()
+    got = histograms_of(tokens).by_position()
     assert got.starts[:33] == [*range(32), 34]
     assert sum(got.num_tokens) == len(tokens)
     assert got.stops[:-1] == got.starts[1:]
@@ -90,7 +90,7 @@ def test_batches_add_up_to_the_same_as_one() -> None:
                 starts, row, whole.position[held], whole.token_ids[held], whole.mode[held], columns, np.ones(1, bool)
             )
         )
-    one, other = sketch_of(whole), sketch_of(*rows)
+    one, other = histograms_of(whole), histograms_of(*rows)
     assert one.histograms() == other.histograms()
     a, b = one.by_position(), other.by_position()
     assert (a.starts, a.num_tokens) == (b.starts, b.num_tokens)
@@ -106,7 +106,7 @@ def test_ranges_cover_every_position_once() -> None:
     far = random_tokens(0, (3,))
     positions = np.array([0, 1 << 20, (1 << 24) + 5])
     moved = Tokens(far.starts, far.row, positions, far.token_ids, far.mode, far.columns, far.aligned)
-    assert sum(sketch_of(moved).by_position().num_tokens) == 3
+    assert sum(histograms_of(moved).by_position().num_tokens) == 3
 
 
 def test_the_highest_fallback_rate_needs_a_hundred_tokens() -> None:
@@ -117,45 +117,45 @@ def test_the_highest_fallback_rate_needs_a_hundred_tokens() -> None:
         made.mode[1::4] = FALLBACK
         return made
 
-    assert sketch_of(tokens(98)).max_fallback_rate() is None
-    assert sketch_of(tokens(100)).max_fallback_rate() == 0.5
-    assert sketch_of(tokens(60), tokens(40)).max_fallback_rate() == 0.5
+    assert histograms_of(tokens(98)).max_fallback_rate() is None
+    assert histograms_of(tokens(100)).max_fallback_rate() == 0.5
+    assert histograms_of(tokens(60), tokens(40)).max_fallback_rate() == 0.5
     assert TokenHistograms().max_fallback_rate() is None
 
 
 def test_lengths_share_their_edges() -> None:
-    sketch = TokenHistograms()
-    sketch.add_lengths("eos", np.array([3, 5, 5]))
-    sketch.add_lengths("length", np.array([8, 8, 0]))
-    sketch.add_lengths("eos", np.array([1]))
-    lengths = sketch.lengths()
+    histograms = TokenHistograms()
+    histograms.add_lengths("eos", np.array([3, 5, 5]))
+    histograms.add_lengths("length", np.array([8, 8, 0]))
+    histograms.add_lengths("eos", np.array([1]))
+    lengths = histograms.lengths()
     assert lengths["eos"].edges == lengths["length"].edges == [float(i) for i in range(10)]
     assert lengths["eos"].counts == [0, 1, 0, 1, 0, 2, 0, 0, 0]
     assert lengths["length"].counts == [1, 0, 0, 0, 0, 0, 0, 0, 2]
     rng = np.random.default_rng(0)
     many = rng.integers(0, 5000, 1000)
-    sketch.add_lengths("eos", many)
-    eos = sketch.lengths()["eos"]
+    histograms.add_lengths("eos", many)
+    eos = histograms.lengths()["eos"]
     assert len(eos.counts) == 40
     assert eos.counts == np.histogram([3, 5, 5, 1, *many], eos.edges)[0].tolist()
     assert TokenHistograms().lengths() == {}
 
 
 def test_a_length_that_no_list_has_costs_no_memory() -> None:
-    """A foreign row may say it has 2^31 tokens."""
-    sketch = TokenHistograms()
-    sketch.add_lengths("eos", np.array([2**31 - 1, 4]))
-    assert sum(sketch.lengths()["eos"].counts) == 2
+    """A dataset made elsewhere may hold a num_tokens of 2^31."""
+    histograms = TokenHistograms()
+    histograms.add_lengths("eos", np.array([2**31 - 1, 4]))
+    assert sum(histograms.lengths()["eos"].counts) == 2
 
 
 def test_grades_by_mean_alpha() -> None:
-    sketch = TokenHistograms()
-    assert sketch.correctness() is None
-    sketch.add_grades(np.array([]), np.array([], dtype=bool))
-    assert sketch.correctness() is None
-    sketch.add_grades(np.array([0.05, 0.05, 0.55, 1.0, np.nan]), np.array([True, False, True, True, False]))
-    sketch.add_grades(np.array([0.55]), np.array([False]))
-    found = sketch.correctness()
+    histograms = TokenHistograms()
+    assert histograms.correctness() is None
+    histograms.add_grades(np.array([]), np.array([], dtype=bool))
+    assert histograms.correctness() is None
+    histograms.add_grades(np.array([0.05, 0.05, 0.55, 1.0, np.nan]), np.array([True, False, True, True, False]))
+    histograms.add_grades(np.array([0.55]), np.array([False]))
+    found = histograms.correctness()
     assert found is not None
     assert found.num_judged == [3, 0, 0, 0, 0, 2, 0, 0, 0, 1]
     assert found.num_correct == [1, 0, 0, 0, 0, 1, 0, 0, 0, 1]
@@ -168,13 +168,13 @@ def test_what_is_not_finite_spoils_only_its_own_range() -> None:
         tokens.columns[name][3] = np.nan
     tokens.columns["js"][4] = np.inf
     tokens.mode[3] = MIXED
-    got = sketch_of(tokens).by_position()
+    got = histograms_of(tokens).by_position()
     assert [k for k, mean in enumerate(got.mean_js) if mean is None] == [3, 4]
     assert (got.mean_alpha[3], got.sd_alpha[3], got.mean_overlap_mass[3]) == (None, None, None)
-    assert sum(sketch_of(tokens).histograms()["overlap_mass"].counts) == 199
+    assert sum(histograms_of(tokens).histograms()["overlap_mass"].counts) == 199
 
 
 def test_nothing_at_all() -> None:
-    sketch = sketch_of(random_tokens(0, ()), random_tokens(0, (0, 0)))
-    assert sketch.by_position().starts == []
-    assert sum(sketch.histograms()["alpha"].counts) == 0
+    histograms = histograms_of(random_tokens(0, ()), random_tokens(0, (0, 0)))
+    assert histograms.by_position().starts == []
+    assert sum(histograms.histograms()["alpha"].counts) == 0

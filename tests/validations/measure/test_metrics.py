@@ -1,4 +1,4 @@
-"""Figures of a dataset, added up batch by batch."""
+"""Metrics of a dataset, summed batch by batch."""
 
 from __future__ import annotations
 
@@ -31,28 +31,28 @@ def test_rates_over_rows() -> None:
     more = {"empty": [True] * 2, "loops": [False] * 2, "garbled": [False] * 2}
     sums.add_rows(frame(["eos", "length"], **more), keys(7, 1), keys(9, 1))
     metrics = sums.metrics(teacher_sees_reference=True)
-    wanted = {
+    expected = {
         "num_rows": 8, "eos_rate": 4 / 8, "length_rate": 2 / 8, "empty_rate": 3 / 8, "loop_rate": 2 / 8,
         "garbled_rate": 0.0, "stray_rate": None, "num_duplicates": 1, "duplicate_rate": 2 / 8, "kl_error_max": None,
     }  # fmt: skip
-    assert {name: metrics[name] for name in wanted} == wanted
+    assert {name: metrics[name] for name in expected} == expected
 
 
 def test_rates_and_means_over_tokens() -> None:
     tokens = [random_tokens(seed, (30, 50)) for seed in (0, 1)]
-    for held in tokens:
+    for each in tokens:
         for name in ("entropy", "logprob_q", "logprob_teacher", "logprob_theta"):
-            held.columns[name] = -held.columns["js"]
+            each.columns[name] = -each.columns["js"]
     sums = MetricSums()
-    for held in tokens:
-        sums.add_tokens(held)
+    for each in tokens:
+        sums.add_tokens(each)
     metrics = sums.metrics(teacher_sees_reference=False)
-    mode = np.concatenate([held.mode for held in tokens])
+    mode = np.concatenate([each.mode for each in tokens])
     assert metrics["num_tokens"] == 160
     assert metrics["fallback_rate"] == pytest.approx((mode == 2).mean())
     assert metrics["mixed_rate"] == pytest.approx((mode == 0).mean())
     assert metrics["forced_rate"] == pytest.approx((mode == 1).mean())
-    js = np.concatenate([held.columns["js"] for held in tokens]).astype(np.float64)
+    js = np.concatenate([each.columns["js"] for each in tokens]).astype(np.float64)
     assert metrics["mean_js"] == pytest.approx(js.mean(), rel=1e-12)
     assert metrics["mean_logprob_q"] == pytest.approx(-js.mean(), rel=1e-12)
     assert metrics["mean_num_tokens"] is None  # no rows were counted
@@ -64,15 +64,15 @@ def test_the_largest_kl_error_passes_over_rows_without_mixed_tokens() -> None:
         sums.add_rows(frame(["eos"] * 2).assign(max_kl_error=errors), keys(1, 2), None)
     assert sums.metrics(teacher_sees_reference=True)["kl_error_max"] == 2e-9
     sums.add_rows(frame(["eos"]).assign(max_kl_error=[math.inf]), keys(3), None)
-    assert sums.metrics(teacher_sees_reference=True)["kl_error_max"] is None  # JSON has no word for it
+    assert sums.metrics(teacher_sees_reference=True)["kl_error_max"] is None  # JSON has no infinity
 
 
 def test_prompts_and_references() -> None:
-    def prompts(question: list[int], referenced: list[int], shown: list[int], leaked: list[int]) -> PromptMetrics:
-        bools = [np.array(values, dtype=bool) for values in (question, referenced, shown)]
+    def prompts(question: list[int], referenced: list[int], carried: list[int], leaked: list[int]) -> PromptMetrics:
+        bools = [np.array(values, dtype=bool) for values in (question, referenced, carried)]
         frames = np.arange(len(question)) + 10
         return PromptMetrics(
-            question=bools[0], referenced=bools[1], shown=bools[2], frames=frames, leaked=np.array(leaked)
+            question=bools[0], referenced=bools[1], carried=bools[2], frames=frames, leaked=np.array(leaked)
         )
 
     sums = MetricSums()

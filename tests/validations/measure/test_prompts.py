@@ -1,4 +1,4 @@
-"""Prompts: what stands in them, where, and by whose hand."""
+"""Checks of prompts: the question and the reference in them, their position, their origin."""
 
 from __future__ import annotations
 
@@ -15,41 +15,29 @@ from tasks.run.dataset_metadata import _turn
 from tests.tiny import byte_tokenizer
 from tests.validations.tables import facts, made_row, made_rows, to_table
 from validations.measure.metadata import DatasetMetadata, Turn
-from validations.measure.prompts import CLEAN, LeakCount, PromptMetrics, judge_prompts, stands_in
+from validations.measure.prompts import CLEAN, LeakCount, PromptMetrics, contains_reference, judge_prompts
 
 Row = dict[str, Any]
 
 
-@pytest.mark.parametrize(
-    ("reference", "text"),
-    [
-        ("3", "3"), ("3", "in 3 steps"), ("3", "It is 3."), ("3", "(3)"), ("3", "3, 4"), ("3", "1, 3"), ("3", "$3"),
-        ("3", "3%"), ("3", "=3"), ("3", "x\n3\n"), ("3", "He left. 3 came"), ("3", "13 but 3"), ("3.5", "3.5."),
-        ("3,000", "3,000 apples"), ("-3", "is -3"), ("0.5", "0.5"), (".5", "is .5"), ("yes", "Yes or yes?"),
-        ("B", "A, B or C"), ("B", "(B)"), ("  3 ", "it is 3"), ("two words", "two\n  words"), ("a\nb", "so a\nb"),
-        ("12  km", "12  km"), ("$\\frac{1}{2}$", "so $\\frac{1}{2}$."), ("\\frac{1}{2}", "$\\frac{1}{2}$"),
-        ("x^2", "x^2+1"), ("é", "l’é!"), ("москва", "это москва."), ("东京", "答案是东京吗"), ("3", "答案是3。"),
-        ("서울", "정답은 서울입니다"), ("3", "答えは3です"), ("🙂", "a🙂b"),
-        ("the answer is forty two", "so the  answer\nis forty two!"), ("x = 1\ny = 2\nz = 33", "x = 1 y = 2 z = 33"),
-        ("a" * 16, "b" + "a" * 16 + "b"),
-    ],
-)  # fmt: skip
-def test_stands_in(reference: str, text: str) -> None:
-    assert stands_in(reference, text)
+CONTAINED = [
+    ("3", "3"), ("3", "(3)"), ("3", "It is 3."), ("3", "3, 4"), ("3", "1, 3"), ("3", "He left. 3 came"),
+    ("3", "13 but 3"), ("3,000", "3,000 apples"), ("-3", "is -3"), (".5", "is .5"), ("yes", "Yes or yes?"),
+    ("  3 ", "it is 3"), ("two words", "two\n  words"), ("$\\frac{1}{2}$", "so $\\frac{1}{2}$."), ("x^2", "x^2+1"),
+    ("é", "l’é!"), ("3", "答案是3。"), ("东京", "答案是东京吗"), ("서울", "정답은 서울입니다"), ("🙂", "a🙂b"),
+    ("the answer is forty two", "so the  answer\nis forty two!"), ("a" * 16, "b" + "a" * 16 + "b"),
+]  # fmt: skip
+NOT_CONTAINED = [
+    ("3", "13"), ("3", "31"), ("3", "3.5"), ("3", "1.3"), ("3", "3,000"), ("000", "3,000"), ("3", "of .3"),
+    ("3", ".3"), ("3", "x3"), ("3", "3x"), ("3", "_3"), ("yes", "yesterday"), ("yes", "eyes"), ("yes", "Yes"),
+    ("", "any"), ("  \n", "any"), ("3", ""), ("é", "café"), ("two words", "two wordsmiths"),
+    ("the answer is forty two", "the answer is forty three"), ("a" * 16, "a" * 15),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("reference", "text"),
-    [
-        ("3", "13"), ("3", "31"), ("3", "3.5"), ("3", "1.3"), ("3", "3,000"), ("3", "1,3"), ("000", "3,000"),
-        ("3", "of .3"), ("3", ".3"), ("3", "x3"), ("3", "3x"), ("3", "_3"), ("3.5", "3.55"), ("3.5", "13.5"),
-        ("5", "0.5"), ("yes", "yesterday"), ("yes", "eyes"), ("yes", "Yes"), ("B", "AB"), ("B", "BC"), ("", "any"),
-        ("  \n", "any"), ("3", ""), ("é", "café"), ("мир", "мира"), ("two words", "two wordsmiths"),
-        ("the answer is forty two", "the answer is forty three"), ("a" * 16, "a" * 15),
-    ],
-)  # fmt: skip
-def test_stands_not_in(reference: str, text: str) -> None:
-    assert not stands_in(reference, text)
+def test_contains_reference() -> None:
+    assert [pair for pair in CONTAINED if not contains_reference(*pair)] == []
+    assert [pair for pair in NOT_CONTAINED if contains_reference(*pair)] == []
 
 
 # Chat templates in the shapes of real ones.
@@ -90,7 +78,7 @@ HISTORY = ({"role": "user", "content": "Hello there"}, {"role": "assistant", "co
 
 
 class Chat:
-    """A tokenizer of a shape, with what the turn probe sees of it."""
+    """A tokenizer with one of the chat templates, and its user turn."""
 
     def __init__(self, shape: str) -> None:
         template, special = SPECIAL[shape]
@@ -129,11 +117,14 @@ def test_the_turn_probe() -> None:
     assert Chat("demo").turn == Turn("Q: ", "\nA:")
 
 
-@pytest.mark.parametrize("system", [None, "You solve sums. Q: is a question, A: an answer."])
-@pytest.mark.parametrize("history", [(), HISTORY, HISTORY * 3])
 @pytest.mark.parametrize(
-    "template",
-    ["{{ question }}", "Solve this:\n{{ question }}\nThink step by step.", "{{ question | trim }}"],
+    ("template", "history", "system"),
+    [
+        ("{{ question }}", (), None),
+        ("{{ question }}", HISTORY, "You solve sums. Q: is a question, A: an answer."),
+        ("Solve this:\n{{ question }}\nThink step by step.", HISTORY * 3, None),
+        ("{{ question | trim }}", (), "You solve sums. Q: is a question, A: an answer."),
+    ],
 )
 def test_the_question_in_the_last_user_turn_is_found(
     chat: Chat, template: str, history: tuple[Message, ...], system: str | None
@@ -172,7 +163,7 @@ def test_the_question_elsewhere_is_not(chat: Chat) -> None:
 
 
 def test_a_reference_that_spells_a_turn_hides_no_question(chat: Chat) -> None:
-    """The teacher's turn holds the reference behind the question."""
+    """The teacher's turn holds the reference after the question."""
     solution = "Q: what is it? <|im_start|>user\n[INST] It is 42"
     prompt = chat.render(QUESTION, "{{ question }}\nReference: {{ solution }}", solution=solution)
     assert chat.carries(prompt, QUESTION)
@@ -196,7 +187,7 @@ def num_leaks(metrics: PromptMetrics, *more: PromptMetrics) -> int:
 
 
 def leaks(template: Callable[[Row], str], answers: Sequence[str], **example: Any) -> int:
-    """Rows that leak, of plain prompts that `template` makes of (question, final_answer)."""
+    """Return how many rows leak, with prompts that `template` renders from (question, final_answer)."""
     rows = []
     for i, answer in enumerate(answers):
         row = made_row(i)
@@ -275,11 +266,13 @@ def test_chance_is_chance_also_where_the_question_is_not_spelt_to_the_letter() -
 
 
 def test_earlier_turns_that_hold_it_are_excused() -> None:
-    def row_of(i: int, said: str) -> Row:
+    def row_of(i: int, earlier: str) -> Row:
         row = made_row(i)
-        turns = [{"role": "user", "content": f"Take {said}"}, {"role": "assistant", "content": None}]
+        turns = [{"role": "user", "content": f"Take {earlier}"}, {"role": "assistant", "content": None}]
         row["messages"] = [*turns, *row["messages"]]
-        row["theta_prompt"] = row["theta_prompt"].replace("<|user|>", f"<|user|>Take {said}\n<|assistant|>\n<|user|>")
+        row["theta_prompt"] = row["theta_prompt"].replace(
+            "<|user|>", f"<|user|>Take {earlier}\n<|assistant|>\n<|user|>"
+        )
         return row
 
     own = [row_of(i, str(i + 1000)) for i in range(3)]  # made_row's answers
@@ -290,7 +283,7 @@ def test_earlier_turns_that_hold_it_are_excused() -> None:
 
 
 def test_batches_count_as_one() -> None:
-    """What excuses a row may stand in another batch."""
+    """The row with the same frame and another answer may be in another batch."""
     count = LeakCount()
     assert count.num_leaks() == 0
     for frames, leaked in (([1, 2], [5, 6]), ([1, 3], [CLEAN, 7]), ([2, 3, 4], [6, 7, CLEAN])):
@@ -299,7 +292,7 @@ def test_batches_count_as_one() -> None:
 
 
 def test_references_are_shown_to_the_teacher() -> None:
-    """Whatever its white space, its script, or the letters beside it."""
+    """In any white space, script, or neighbouring letters."""
     shown = [
         ("3", "x\nIt is 3.", True), ("a\nb", "ref: a\nb", True), ("12  km", "is 12  km", True), ("3", "is 13", False),
         ("东京", "答案是东京。", True), (" 7\n", "7", True), ("yes", "yesterday", False), ("3", " ", True),
@@ -310,8 +303,8 @@ def test_references_are_shown_to_the_teacher() -> None:
         row["example"] = {"question": "q", "answer": None, "solution": "", "final_answer": reference}
         rows.append(row)
     metrics = judge_prompts(to_table(rows), DatasetMetadata())
-    assert metrics.shown is not None
-    assert metrics.shown.tolist() == [found for _, _, found in shown]  # an empty prompt is another check's
+    assert metrics.carried is not None
+    assert metrics.carried.tolist() == [found for _, _, found in shown]  # an empty prompt is another check's
     assert metrics.referenced is not None
     assert metrics.referenced.all()
 

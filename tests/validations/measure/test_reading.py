@@ -1,4 +1,4 @@
-"""Batches of a bounded size, whatever the files' row groups."""
+"""Parquet batches of bounded size, from row groups of any size."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ TEXTS = pa.struct([("question", pa.string()), ("more", pa.int64())])
 def test_a_foreign_column_of_that_name_is_no_prompt(
     tmp_path: Path, name: str, kind: pa.DataType, value: Any, is_read: bool
 ) -> None:
-    place = TABLE.schema.get_field_index(name)
-    table = TABLE.set_column(place, pa.field(name, kind), pa.array([value] * 30, kind))
+    index = TABLE.schema.get_field_index(name)
+    table = TABLE.set_column(index, pa.field(name, kind), pa.array([value] * 30, kind))
     (batch,) = read_batches(written(tmp_path, table))
     assert (name in batch.column_names) == is_read
 

@@ -1,4 +1,4 @@
-"""Letters counted by script, against texts whose letters are known."""
+"""Counts of letters by script, on texts with known counts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from validations.measure.scripts import GREEK, HAN, KANA, LATIN, NUM_SCRIPTS, SC
 
 
 def counts(*texts: str) -> list[tuple[dict[int, int], dict[int, int]]]:
-    """Of each text: all letters, then those in words, by script."""
+    """Return all letters, then those in words, by script, of each text."""
     found = count_letters(pa.array(texts, pa.large_string()))
     assert all(each.shape == (len(texts), NUM_SCRIPTS) for each in found)
     everything, words = ([{int(s): int(row[s]) for s in np.flatnonzero(row)} for row in each] for each in found)

@@ -1,4 +1,4 @@
-"""Token lists: flattened from any writer's columns, never refused when the mixture made them, else judged."""
+"""Checks of token lists: read from any writer's columns, never failed by what the mixture makes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sampling import MixtureConfig, SamplingConfig
 from sampling.engine.request import _diagnostics
-from sampling.mixture.draw import draw_places, likeliest_places
+from sampling.mixture.draw import argmax_indices, draw_indices
 from sampling.mixture.mixture import mix
 from sampling.mixture.torch_draw import _diagnostics_of
 from sampling.record import RECORD_SCHEMA, to_record_table
@@ -68,15 +68,15 @@ CUTS: list[dict[str, Any]] = [{}, {"top_k": 7, "top_p": 0.9, "min_p": 0.01}]
 
 
 def drawn(logits: Logits, config: MixtureConfig, sampling: SamplingConfig) -> pa.Table:
-    """Completions of eight tokens as the engine records them: its own draw, its figures, its rounding."""
+    """Return completions of eight tokens as the engine records them: its own draw, diagnostics and rounding."""
     positions = torch.arange(BATCH) % TOKENS
     got = mix(*logits, positions == 0, NUM_IDS, config, sampling)
     assert got.finite.all()
     rows = torch.arange(BATCH) // TOKENS
     greedy = sampling.temperature == 0
-    places = likeliest_places(got.log_q) if greedy else draw_places(got.log_q, 7, rows, positions)
-    token_ids = got.ids.gather(-1, places[:, None])
-    metrics = _diagnostics_of(got, token_ids, places[:, None])[:, : len(DIAGNOSTICS)].numpy()
+    indices = argmax_indices(got.log_q) if greedy else draw_indices(got.log_q, 7, rows, positions)
+    token_ids = got.ids.gather(-1, indices[:, None])
+    metrics = _diagnostics_of(got, token_ids, indices[:, None])[:, : len(DIAGNOSTICS)].numpy()
     return to_record_table(
         [
             DualOutput(f"{i}", 0, "", (1,) * TOKENS, "length", 1, 1, _diagnostics(metrics[i : i + TOKENS].T))
@@ -97,7 +97,7 @@ def settings() -> Iterator[tuple[MixtureConfig, SamplingConfig, str]]:
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Small tensors: threads cost more than they bring."""
+    """Use one thread: the tensors are small."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -107,7 +107,7 @@ def one_thread() -> Iterator[None]:
 @pytest.mark.parametrize("scale", [2.0, 100.0])
 @pytest.mark.parametrize("pair", PAIRS)
 def test_what_the_mixture_makes_is_never_refused(pair: str, scale: float) -> None:
-    """A false refusal costs GPU-days: every preset, method, cut and temperature, at both ends of the logits' scale."""
+    """No false refusals for any preset, method, cut and temperature, at both ends of the logits' scale."""
     logits, modes = PAIRS[pair](scale), set()
     for config, sampling, what in settings():
         table = drawn(logits, config, sampling)
@@ -123,7 +123,7 @@ def test_what_the_mixture_makes_is_never_refused(pair: str, scale: float) -> Non
 
 
 def diagnostics(**changes: Any) -> TokenDiagnostics:
-    """One mixed token that keeps every promise, but for the changes."""
+    """Return a mixed token that passes every check, but for the changes."""
     values: dict[str, Any] = {
         "alpha": 0.5, "kl_theta": 0.25, "kl_teacher": 0.25, "kl_error": 0.0, "js": 0.1, "overlap_mass": 0.9,
         "overlap_count": 9, "support_size": 30, "entropy": 2.0, "ess_ratio": 1.0, "log_z": -0.25, "logprob_q": -1.75,
@@ -183,7 +183,7 @@ def three(*lengths: int) -> pa.Table:
 
 
 def wide(table: pa.Table) -> pa.Table:
-    """As another writer has it: 64 bits, large texts and lists."""
+    """Return the table as another writer stores it: 64 bits, large texts and lists."""
 
     def wider(kind: pa.DataType) -> pa.DataType:
         if pa.types.is_list(kind):

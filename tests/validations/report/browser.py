@@ -1,4 +1,4 @@
-"""A page of a real browser that remembers whatever went wrong in it."""
+"""Page of a real browser that records errors, messages and requests."""
 
 from __future__ import annotations
 
@@ -50,25 +50,25 @@ class Watched:
     requests: list[str] = field(default_factory=list)
 
     def open(self, path: Path) -> Page:
-        """Opens a file and lets it settle."""
+        """Open a file and wait until it is loaded."""
         self.page.goto(path.as_uri(), wait_until="load")
         return self.page
 
     def contrast(self, selector: str) -> list[float]:
-        """Contrast ratio of text and background, of each visible element that matches."""
+        """Return the contrast ratio of text and background of each visible element that matches."""
         ratios: list[float] = self.page.eval_on_selector_all(selector, CONTRAST)
         assert ratios, f"nothing visible matches {selector}"
         return ratios
 
     def check_quiet(self, *paths: Path) -> None:
-        """Nothing was said, nothing failed, and nothing but these files was asked for."""
+        """Assert that there was no message, no error, and no request but for these files."""
         assert self.messages == []
         assert [request.partition("#")[0] for request in self.requests] == [path.as_uri() for path in paths]
 
 
 @contextmanager
 def launched() -> Iterator[Browser]:
-    """Debian's chromium, headless; without one the test is skipped, but fails where CI is set."""
+    """Start Debian's chromium, headless; without one skip the test, or fail it where CI is set."""
     from playwright.sync_api import sync_playwright
 
     chromium = shutil.which("chromium")
@@ -84,7 +84,7 @@ def launched() -> Iterator[Browser]:
 
 @contextmanager
 def watched(browser: Browser, **options: Any) -> Iterator[Watched]:
-    """A page without a network; `options` are those of a playwright context."""
+    """Open a page without a network; `options` are those of a playwright context."""
     context = browser.new_context(**options)
     seen = Watched(context.new_page())
 

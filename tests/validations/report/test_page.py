@@ -1,4 +1,4 @@
-"""The report in a real browser: drawn, quiet, readable, deaf to what a dataset says."""
+"""The HTML report, as text and in a real browser: complete, readable, safe against hostile datasets."""
 
 from __future__ import annotations
 
@@ -126,8 +126,7 @@ def test_modes_differ_in_more_than_colour(open_page: OpenPage, report: Path) -> 
             assert token.evaluate("e => getComputedStyle(e).borderBottomStyle") == style
 
 
-@pytest.mark.parametrize("width", [1280, 360])
-@pytest.mark.parametrize("way", ["hover", "focus"])
+@pytest.mark.parametrize(("way", "width"), [("hover", 1280), ("focus", 360)])
 def test_tooltip(open_page: OpenPage, tmp_path: Path, way: str, width: int) -> None:
     sample = make_sample(
         np.random.default_rng(0), num_tokens=2, mode=["mixed", "forced"], alpha=[0.4321, 1.0], kl_error=[3.21e-9, 0.0],
@@ -201,17 +200,17 @@ def test_hostile_text_stays_text(open_page: OpenPage, tmp_path: Path, hostile: s
         assert page.evaluate("window.hacked") is None
         assert page.locator("script, img, iframe, object, [onload], [onerror], [onfocus]").count() == 0
         assert page.title() == hostile
-        for place in ("h1", "#verdict li", "#checks td", "#figures dt", "#samples pre", "#samples summary code",
+        for selector in ("h1", "#verdict li", "#checks td", "#figures dt", "#samples pre", "#samples summary code",
                       ".tokens", "#rows td", "#provenance dd", "#provenance pre"):  # fmt: skip
-            found = page.locator(place).filter(
-                has_text=hostile if place != "#provenance pre" else hostile.split('"')[0]
+            found = page.locator(selector).filter(
+                has_text=hostile if selector != "#provenance pre" else hostile.split('"')[0]
             )
-            assert found.count() >= 1, place
-            assert found.first.is_visible(), place
+            assert found.count() >= 1, selector
+            assert found.first.is_visible(), selector
 
 
-@pytest.mark.parametrize("text", [text for text, _ in UNSEEN])
-def test_what_cannot_be_seen_is_written_out(text: str) -> None:
+def test_what_cannot_be_seen_is_written_out() -> None:
+    text = "".join(text for text, _ in UNSEEN)
     page = render_report("x", hostile_verdict(text), hostile_manifest(text), [{"reason": text, "detail": text}])
     page.encode()  # no surrogate
     assert not {"\x00", "\u202e", "\u202c", "\x1b", "\u200b"} & set(page)

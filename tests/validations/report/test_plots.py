@@ -1,4 +1,4 @@
-"""The plots: what is drawn against what was given."""
+"""Plots against the aggregates that they are drawn from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is read of manifests, good ones or strange."""
+"""Provenance of well-formed and of malformed manifests."""
 
 from __future__ import annotations
 

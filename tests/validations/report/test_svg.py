@@ -1,4 +1,4 @@
-"""What a page needs of a plot's markup."""
+"""Markup of plots inside a page: ids, colours, labels."""
 
 from __future__ import annotations
 

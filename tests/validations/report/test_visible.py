@@ -1,4 +1,4 @@
-"""Characters that cannot be seen, in a text that has them written out."""
+"""Escapes of invisible characters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs and arguments of small benchmarks."""
+"""Fixtures of small benchmarks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flows.cli.bench.job import Job
+from flows.cli.bench.plan import Job
 from flows.demo.demo import MODELS
 from sampling.config import EngineConfig, ModelConfig
 
@@ -18,7 +18,7 @@ Arguments = Callable[..., argparse.Namespace]
 
 @pytest.fixture
 def arguments(tmp_path: Path) -> Arguments:
-    """What the command line would give, some of it replaced."""
+    """The command line's arguments with some replaced."""
 
     def make(**replaced: Any) -> argparse.Namespace:
         given = {
@@ -45,7 +45,7 @@ def arguments(tmp_path: Path) -> Arguments:
 
 @pytest.fixture
 def job() -> Job:
-    """Theta of the demo alone, 2 rows."""
+    """The demo's theta alone, 2 rows."""
     theta, teacher = (ModelConfig(model=str(MODELS / name), max_model_len=128) for name in ("theta", "teacher"))
     engine = EngineConfig(max_num_seqs=2)
     return Job(mode="theta", theta=theta, teacher=teacher, engine=engine, num_ids=440, prompt_tokens=4, max_tokens=4)

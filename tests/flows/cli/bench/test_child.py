@@ -1,4 +1,4 @@
-"""Measuring processes that fail."""
+"""Tests of measuring processes that fail."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from flows.cli.bench.child import run
-from flows.cli.bench.job import Job
+from flows.cli.bench.plan import Job
 from sampling.config import ModelConfig
 from sampling.errors import EngineDiedError, ModelError
+
+pytestmark = pytest.mark.slow
 
 
 def test_an_error_of_the_process_is_raised_here(job: Job, tmp_path: Path) -> None:
@@ -32,7 +34,7 @@ def test_a_process_that_is_killed_is_an_error_here(job: Job, tmp_path: Path) -> 
 
 
 def kill_the_child() -> None:
-    """SIGKILL the measuring process that this one starts, as the kernel does when memory runs out."""
+    """Send SIGKILL to the measuring process that this one starts, as the kernel does when memory runs out."""
     while True:
         for children in Path("/proc/self/task").glob("*/children"):
             for child in children.read_text().split():

@@ -1,11 +1,10 @@
-"""What is made of the measured seconds."""
+"""Tests of the metrics made of measured seconds."""
 
 from __future__ import annotations
 
 import pytest
 
-from flows.cli.bench.job import Measured, Wave
-from flows.cli.bench.metrics import make_block
+from flows.cli.bench.metrics import Measured, Wave, make_block
 from flows.cli.bench.plan import TEACHER, THETA
 
 
@@ -13,7 +12,7 @@ def measured(*waves: Wave) -> Measured:
     return Measured(waves=waves, load_s=9.0, peak_bytes=7 << 20, device="abacus")
 
 
-def test_figures_are_those_of_the_median_wave() -> None:
+def test_metrics_are_those_of_the_median_wave() -> None:
     """100 tokens a wave, 10 a row: T = 100, S = 300, so one after the other makes 75 a second."""
     parts = {"num_steps": 10, "theta_s": 0.5, "teacher_s": 0.75, "mixing_s": 0.5, "num_fallback": 5}
     block = make_block(

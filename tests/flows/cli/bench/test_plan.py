@@ -1,4 +1,4 @@
-"""What is measured, and what cannot be."""
+"""Tests of the plan of a benchmark."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tests.tiny import make_model
 
 def test_all_modes_of_a_number_of_rows_differ_in_their_mode_alone(arguments: Arguments) -> None:
     jobs = plan(arguments(rows=[4, 8], max_tokens=100, prompt_tokens=30, http=True))
-    ways = ["teacher alone", "theta alone", "lockstep, balanced", "lockstep, exploratory"]
+    modes = ["teacher alone", "theta alone", "lockstep, balanced", "lockstep, exploratory"]
     assert [(name, job.rows) for name, job in jobs] == [
-        *((name, rows) for rows in (4, 8) for name in ways),
+        *((name, rows) for rows in (4, 8) for name in modes),
         ("HTTP, balanced", 4),
         ("HTTP, balanced", 8),
     ]
@@ -53,7 +53,7 @@ def test_a_context_is_never_longer_than_the_models_own(arguments: Arguments, tmp
         ({"http": True, "dummy_weights": True}, "leave --http out"),
     ],
 )
-def test_what_cannot_be_measured_is_said_before_anything_is_loaded(
+def test_what_cannot_be_measured_is_an_error_before_anything_is_loaded(
     replaced: dict[str, Any], message: str, arguments: Arguments
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):

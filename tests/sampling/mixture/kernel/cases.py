@@ -1,9 +1,9 @@
-"""Rows that the kernel is tried on.
+"""Test cases of the kernel: rows of logits with their settings.
 
-    TRITON_INTERPRET=1 python -m tests.sampling.mixture.kernel.cases FILE
+    TRITON_INTERPRET=1 python -m tests.sampling.mixture.kernel.cases FILE [NAME …]
 
-draws all of them with the kernel and saves tokens with figures. A process of its own, because Triton looks at that
-variable once, when it is imported, and vLLM imports it in other tests.
+draws all of them, or those named, with the kernel and saves tokens with diagnostics. It is a separate process because
+Triton reads that variable only when it is imported, and vLLM imports it in other tests.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class Case:
 
     @property
     def positions(self) -> Tensor:
-        """Every row's place in its completion."""
+        """Every row's position in its completion [B] int64."""
         return torch.zeros(len(self.theta), dtype=torch.int64) if self.first else torch.arange(1, len(self.theta) + 1)
 
     @property
     def keys(self) -> Tensor:
-        """Every row's key: all 63 bits are used."""
+        """Every row's key [B] int64; all 63 bits are used."""
         return torch.arange(len(self.theta)) * 0x1234_5678_9ABC_DEF + 77
 
 
@@ -77,9 +77,9 @@ def with_holes() -> tuple[Tensor, Tensor]:
 def one_hots() -> tuple[Tensor, Tensor]:
     """Each side alone, both on one id, both on two ids: the last two rows share nothing."""
     theta, teacher = pair(31, 2.0, rows=5)
-    for row, side, place in ((0, theta, 7), (1, teacher, 200), (2, theta, 9), (2, teacher, 9), (3, theta, 1)):
+    for row, side, index in ((0, theta, 7), (1, teacher, 200), (2, theta, 9), (2, teacher, 9), (3, theta, 1)):
         side[row, :NUM_IDS] = -INF
-        side[row, place] = 0.5
+        side[row, index] = 0.5
     teacher[3, :NUM_IDS] = -INF
     teacher[3, 2] = 1.0
     theta[4, :150], teacher[4, 150:NUM_IDS] = -INF, -INF
@@ -89,30 +89,27 @@ def one_hots() -> tuple[Tensor, Tensor]:
 def unusable() -> tuple[Tensor, Tensor]:
     """NaN, +inf, all −inf, on either side; the last row is sound."""
     theta, teacher = pair(32, 2.0, rows=7)
-    for place, value in enumerate((math.nan, INF, -INF)):
-        for row, side in ((2 * place, theta), (2 * place + 1, teacher)):
+    for kind, value in enumerate((math.nan, INF, -INF)):
+        for row, side in ((2 * kind, theta), (2 * kind + 1, teacher)):
             side[row, 5 if value != -INF else slice(None)] = value
     return theta, teacher
 
 
 def cases() -> list[Case]:
-    """All of them; the same at every call."""
+    """Return all cases, the same at every call."""
     bf16 = torch.bfloat16
     presets: tuple[PresetName, ...] = ("balanced", "exploratory")
-    found: list[Case] = []
+    built: list[Case] = []
 
     def add(name: str, rows: tuple[Tensor, Tensor], mixture: MixtureConfig, dtype: Any = bf16, **more: Any) -> None:
         theta, teacher = rows
         types = dtype if isinstance(dtype, tuple) else (dtype, dtype)
-        found.append(Case(name, theta.to(types[0]), teacher.to(types[1]), mixture, **more))
+        built.append(Case(name, theta.to(types[0]), teacher.to(types[1]), mixture, **more))
 
     for method in ("kl_symmetry", "ess_balance", "entropy", "fixed"):
         for preset in presets:
-            add(
-                f"{method}, {preset}",
-                pair(1, 4.0),
-                context(preset, alpha_method=method, alpha=0.3, auto_fallback=False),
-            )
+            mixture = context(preset, alpha_method=method, alpha=0.3, auto_fallback=False)
+            add(f"{method}, {preset}", pair(1, 4.0), mixture)
     for method in ("kl_symmetry", "ess_balance"):
         add(f"{method}, support larger than the list", pair(3, 0.4), context("balanced", alpha_method=method))
     add("float32", pair(5, 3.0), context("balanced", auto_fallback=False), torch.float32)
@@ -148,17 +145,17 @@ def cases() -> list[Case]:
         "all three": {"top_p": 0.7, "top_k": 12, "min_p": 0.01},
         "greedy top-k": {"top_k": 3, "temperature": 0.0},
     }
-    of_path = {"in a short list": Tiles(512, 64, 256, 512, 1), "in a list": Tiles(512, 64, 16, 512, 1)}
+    list_tiles = {"in a short list": Tiles(512, 64, 256, 512, 1), "in a list": Tiles(512, 64, 16, 512, 1)}
     for name, given in cuts.items():
         sampling = SamplingConfig(seed=4, **given)
-        for path, tiles in of_path.items():
+        for path, tiles in list_tiles.items():
             mixture = context("balanced", auto_fallback=False)
             add(f"{name}, {path}", pair(21, 2.0, rows=1), mixture, sampling=sampling, tiles=tiles)
         for preset in presets:
             add(f"{name}, {preset}", pair(21, 2.0, rows=1), context(preset, auto_fallback=False), sampling=sampling)
     some, whole = SamplingConfig(seed=6, top_k=4, top_p=0.95), context("exploratory", auto_fallback=False)
     ties = tuple(side.round() for side in pair(22, 1.5))
-    add("ties cut", ties, context("balanced"), sampling=some, tiles=of_path["in a list"])  # type: ignore[arg-type]
+    add("ties cut", ties, context("balanced"), sampling=some, tiles=list_tiles["in a list"])  # type: ignore[arg-type]
     add("ties cut, whole", ties, whole, sampling=some)  # type: ignore[arg-type]
     add("holes cut, whole", with_holes(), whole, sampling=some)
     add("one-hots cut", one_hots(), context("balanced"), sampling=some)
@@ -166,7 +163,7 @@ def cases() -> list[Case]:
     add("five ids cut, whole", (noise(24, 2, 5), noise(25, 2, 5)), whole, num_ids=5, sampling=some)
     wide = SamplingConfig(seed=8, top_p=0.7, min_p=0.05)
     add("cut beyond the list", pair(26, 0.4, rows=1), context("balanced", auto_fallback=False), sampling=wide)
-    add("unusable, cut", unusable(), context("balanced"), sampling=wide, tiles=of_path["in a list"])
+    add("unusable, cut", unusable(), context("balanced"), sampling=wide, tiles=list_tiles["in a list"])
     # α within float32's rounding of an end; the teacher's likeliest id is far from theta's
     apart = pair(27, 1.0, rows=1)
     apart[0][:, 5], apart[1][:, 9] = 12.0, 14.0
@@ -178,10 +175,10 @@ def cases() -> list[Case]:
     flat, peaks = torch.zeros(2, NUM_IDS), torch.full((2, NUM_IDS), -9.0)
     peaks[:, [3, 7, 11]] = torch.tensor([1.0, 2.0, 3.0])
     add("ties overflow a list that would fit", (flat, peaks), context("balanced", auto_fallback=False))
-    # Theta knows not every id of the region, which is on the list, and then is larger than it
-    strange = pair(30, 2.0)
-    strange[0][:, ::4], strange[1][:, ::5] = -INF, -INF
-    add("holes, forced", strange, context("balanced"), first=True, tiles=of_path["in a list"])
+    # Theta lacks ids of the region; the list holds the region, then does not
+    partial = pair(30, 2.0)
+    partial[0][:, ::4], partial[1][:, ::5] = -INF, -INF
+    add("holes, forced", partial, context("balanced"), first=True, tiles=list_tiles["in a list"])
     theta, teacher = pair(3, 0.4)
     theta.scatter_(1, teacher[:, :NUM_IDS].argsort(descending=True)[:, 120:160], -INF)
     add("holes beyond the list, forced", (theta, teacher), context("balanced"), first=True)
@@ -200,18 +197,13 @@ def cases() -> list[Case]:
     add("finite masks, cut", halved, context("exploratory", stability_check=False), sampling=many)  # type: ignore[arg-type]
     peaked = noise(19, 1, 151_936) * 3, noise(20, 1, 151_936) * 3
     for preset in presets:
-        add(
-            f"151,936 ids, {preset}",
-            peaked,
-            context(preset, auto_fallback=False),
-            num_ids=151_936,
-            tiles=DEFAULT_TILES,
-        )
-    return found
+        mixture = context(preset, auto_fallback=False)
+        add(f"151,936 ids, {preset}", peaked, mixture, num_ids=151_936, tiles=DEFAULT_TILES)
+    return built
 
 
 def drawn(case: Case, device: str = "cpu") -> tuple[Tensor, Tensor]:
-    """What the kernel makes of a case, brought to the CPU."""
+    """Return the kernel's tokens and diagnostics of a case, on the CPU."""
     theta, teacher = case.theta.to(device), case.teacher.to(device)
     positions, keys = case.positions.to(device), case.keys.to(device)
     tokens, diagnostics = draw(theta, teacher, positions, keys, case.num_ids, case.mixture, case.sampling, case.tiles)
@@ -220,4 +212,5 @@ def drawn(case: Case, device: str = "cpu") -> tuple[Tensor, Tensor]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    torch.save({case.name: drawn(case) for case in cases()}, sys.argv[1])
+    file, *names = sys.argv[1:]
+    torch.save({case.name: drawn(case) for case in cases() if not names or case.name in names}, file)

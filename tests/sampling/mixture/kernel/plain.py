@@ -1,4 +1,4 @@
-"""The reference of the kernel: the plain torch path."""
+"""The kernel's reference results, from the plain torch path, with their comparison."""
 
 from __future__ import annotations
 
@@ -7,34 +7,33 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from sampling.mixture.draw import draw_places, likeliest_places
-from sampling.mixture.kernel.launch import COLUMNS
+from sampling.mixture.draw import argmax_indices, draw_indices
 from sampling.mixture.mixture import kl_error, mix
-from sampling.mixture.torch_draw import _diagnostics_of
+from sampling.mixture.torch_draw import COLUMNS, _diagnostics_of
 from tests.sampling.mixture.kernel.cases import Case
 
 FINITE, MODE, ALPHA = (COLUMNS.index(name) for name in ("finite", "mode", "alpha"))
 WHOLE_NUMBERS = [COLUMNS.index(name) for name in ("overlap_count", "support_size", "mode", *COLUMNS[-3:])]
-TOLERANCE = 2e-7  # of 1 + the figure's size: figures are stored as float32
+TOLERANCE = 2e-7  # of 1 + the diagnostic's size: they are stored as float32
 
 
 def plain(case: Case, device: str = "cpu") -> tuple[Tensor, Tensor]:
-    """Tokens [B] int64 with their figures [B, COLUMNS] float64."""
+    """Return tokens [B] int64 with their diagnostics [B, COLUMNS] float64."""
     theta, teacher, positions, keys = (
         part.to(device) for part in (case.theta, case.teacher, case.positions, case.keys)
     )
     with patch("sampling.mixture.mixture.overlap", lowest_first_overlap):
         mixed = mix(theta, teacher, positions == 0, case.num_ids, case.mixture, case.sampling)
     if case.sampling.temperature == 0:
-        places = likeliest_places(mixed.log_q)
+        indices = argmax_indices(mixed.log_q)
     else:
-        places = draw_places(mixed.log_q, case.sampling.seed, keys, positions)
-    drawn = mixed.ids.gather(-1, places[:, None])
-    return drawn.squeeze(-1).cpu(), _diagnostics_of(mixed, drawn, places[:, None]).cpu()
+        indices = draw_indices(mixed.log_q, case.sampling.seed, keys, positions)
+    drawn = mixed.ids.gather(-1, indices[:, None])
+    return drawn.squeeze(-1).cpu(), _diagnostics_of(mixed, drawn, indices[:, None]).cpu()
 
 
 def lowest_first_overlap(p: Tensor, q: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """`distributions.overlap`, but of ids as likely as the k-th the lowest come first: topk takes any."""
+    """Return `distributions.overlap` with ties at the k-th probability broken by the lowest id; topk takes any."""
     k = min(top_k, p.shape[-1])
     inside = []
     for probs in (p, q):
@@ -46,7 +45,7 @@ def lowest_first_overlap(p: Tensor, q: Tensor, top_k: int) -> tuple[Tensor, Tens
 
 
 def compare(case: Case, got: tuple[Tensor, Tensor], device: str = "cpu", tolerance: float = TOLERANCE) -> None:
-    """Fail unless tokens are the same, figures equal to float32 rounding, every mixed token's KL error below 1e-6."""
+    """Fail unless tokens are equal, diagnostics equal to float32 rounding, every mixed token's KL error below 1e-6."""
     (tokens, diagnostics), (expected_tokens, expected) = got, plain(case, device)
     finite = expected[:, FINITE] > 0
     assert torch.equal(diagnostics[:, FINITE], expected[:, FINITE])
@@ -54,16 +53,16 @@ def compare(case: Case, got: tuple[Tensor, Tensor], device: str = "cpu", toleran
     torch.testing.assert_close(tokens[finite], expected_tokens[finite])
     diagnostics, expected = diagnostics[finite], expected[finite]
     torch.testing.assert_close(diagnostics[:, WHOLE_NUMBERS], expected[:, WHOLE_NUMBERS], rtol=0, atol=0)
-    for place, name in enumerate(COLUMNS):
-        close = torch.isclose(diagnostics[:, place], expected[:, place], rtol=tolerance, atol=tolerance)
-        assert close.all(), f"{name}: {diagnostics[:, place].tolist()} instead of {expected[:, place].tolist()}"
+    for column, name in enumerate(COLUMNS):
+        close = torch.isclose(diagnostics[:, column], expected[:, column], rtol=tolerance, atol=tolerance)
+        assert close.all(), f"{name}: {diagnostics[:, column].tolist()} instead of {expected[:, column].tolist()}"
     if case.mixture.alpha_method == "kl_symmetry":
         for row in torch.nonzero(finite).squeeze(-1)[diagnostics[:, MODE] == 0].tolist():
             assert true_kl_error(case, row, float(got[1][row, ALPHA]), device) < 1e-6
 
 
 def true_kl_error(case: Case, row: int, alpha: float, device: str) -> float:
-    """|KL(q*‖π_θ) − KL(q*‖π_t)| of one row at the kernel's α, in float64 throughout."""
+    """Return |KL(q*‖π_θ) − KL(q*‖π_t)| of one row at the kernel's α, in float64 throughout."""
     fixed = case.mixture.model_copy(update={"alpha_method": "fixed", "alpha": alpha})
     alone = slice(row, row + 1)
     theta, teacher = case.theta[alone].to(device), case.teacher[alone].to(device)

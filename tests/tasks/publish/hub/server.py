@@ -1,6 +1,6 @@
-"""A local stand-in of the Hub: real HTTP on the loopback, one process's memory behind it.
+"""A local HTTP server with the Hub's API for dataset repositories, in memory.
 
-It speaks what huggingface_hub asks of a dataset's repository, without Xet: its store is LFS.
+It answers the requests of huggingface_hub, without Xet: its store is LFS.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import yaml
 
 TOKEN, READ_TOKEN = "hf_WritesHere0123456789abcdefABCDEF", "hf_ReadsOnly0123456789abcdefABCDEF"
-LFS_BYTES = 10 << 20  # as the Hub does it: larger files, and these by their name
+LFS_BYTES = 10 << 20  # as on the Hub: larger files, and those with this suffix, are LFS
 LFS_SUFFIX = ".parquet"
-PAGE = 4  # entries of a tree in one answer, so that every list has several
+PAGE = 4  # entries of a tree in one response, so that every listing has several
 
 
 @dataclass
 class Fault:
-    """What goes wrong with the requests that `pattern` (of "METHOD /path") finds, after the first `skip` of them."""
+    """An error of the requests that match `pattern` ("METHOD /path"), after the first `skip` of them."""
 
     pattern: str
     status: int | None = None  # None: the connection is reset
-    times: float = 1  # float("inf"): for good
+    times: float = 1  # float("inf"): always
     skip: int = 0
     headers: dict[str, str] = field(default_factory=dict)
-    is_done: bool = False  # the request is carried out, and its answer lost
-    hang_s: float = 0.0  # before that
-    echoes_token: bool = False  # in the answer's body, as a careless proxy does
-    is_page: bool = False  # HTML in place of an answer
+    is_done: bool = False  # the request is carried out, and its response lost
+    hang_s: float = 0.0  # delay before that
+    echoes_token: bool = False  # in the response's body, as a careless proxy does
+    is_page: bool = False  # HTML in place of a response
 
 
 @dataclass
 class Commit:
-    """`files` after it; `operations` as they came: (kind, path)."""
+    """`files` after it; `operations` in order: (kind, path)."""
 
     oid: str
     message: str
@@ -54,7 +54,7 @@ class Commit:
 
 @dataclass
 class Repo:
-    """`commits` of its one branch, the oldest first; `tags` with the commits they name."""
+    """`commits` of its one branch, the oldest first; `tags` with their commits' ids."""
 
     repo_id: str
     private: bool
@@ -67,7 +67,7 @@ class Repo:
 
 
 class Refusal(Exception):
-    """An answer other than 200."""
+    """A response other than 200."""
 
     def __init__(self, status: int, message: str, code: str = "", **body: Any) -> None:
         super().__init__(message)
@@ -75,16 +75,16 @@ class Refusal(Exception):
 
 
 class HubServer:
-    """Serves at `url` as long as it is entered; holds everything that was asked and sent."""
+    """A server at `url` while the context is entered, with a record of all requests and uploads."""
 
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
         self.store: dict[str, bytes] = {}  # LFS, by sha256
-        self.requests: list[str] = []  # "METHOD /path", as they came
+        self.requests: list[str] = []  # "METHOD /path", in order
         self.sent: list[str] = []  # sha256 of each LFS file's upload
         self.faults: list[Fault] = []
-        self.kept: dict[str, bytes | None] = {}  # what is kept of a path, whatever was sent; None: nothing
-        self.between: dict[str, bytes] = {}  # what another hand commits right behind the next commit
+        self.kept: dict[str, bytes | None] = {}  # replaces a path's committed content; None: ignores the path
+        self.between: dict[str, bytes] = {}  # files that someone else commits right after the next commit
         self._seen: Counter[int] = Counter()
         self._lock = threading.RLock()
         self._http = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
@@ -99,7 +99,7 @@ class HubServer:
         self._http.server_close()
 
     def fault(self, request: str) -> Fault | None:
-        """The fault of this request, which is counted."""
+        """Count the request; return its fault."""
         with self._lock:
             for fault in self.faults:
                 if re.search(fault.pattern, request):
@@ -109,15 +109,15 @@ class HubServer:
         return None
 
     def num_faults(self, fault: Fault) -> int:
-        """How often it was met."""
+        """Return how often a fault occurred."""
         return int(min(max(self._seen[id(fault)] - fault.skip, 0), fault.times))
 
     def count(self, pattern: str) -> int:
-        """Requests that the pattern finds."""
+        """Return the number of requests that match."""
         return sum(re.search(pattern, request) is not None for request in self.requests)
 
     def answer(self, method: str, url: str, token: str | None, body: bytes) -> tuple[Any, dict[str, str]]:
-        """JSON, or a file's bytes, with further headers. Raises Refusal."""
+        """Return JSON, or a file's bytes, with further headers. Raises Refusal."""
         path, query = unquote(urlsplit(url).path), parse_qs(urlsplit(url).query)
         if method == "PUT" and (put := re.fullmatch("/store/([0-9a-f]{64})", path)):
             return self._put(put[1], body)  # signed elsewhere: no token
@@ -147,7 +147,7 @@ class HubServer:
                 if "Link" in headers:
                     headers = {"Link": f'<{self.url}{path}?{headers["Link"]}>; rel="next"'}
                 return answered, headers
-        raise Refusal(404, f"the stand-in knows no {method} {path}")
+        raise Refusal(404, f"this server has no {method} {path}")
 
     def _create(self, name: str, organization: str, type: str, visibility: str = "public") -> Any:
         assert type == "dataset"
@@ -221,7 +221,7 @@ class HubServer:
         repo.commits.append(commit)
         if self.between:
             other = {**files, **self.between}
-            repo.commits.append(Commit(_oid(commit.oid, "between"), "another hand's", [], other))
+            repo.commits.append(Commit(_oid(commit.oid, "between"), "someone else's", [], other))
             self.between = {}
         return {"commitUrl": f"{self.url}/datasets/{repo.repo_id}/commit/{commit.oid}", "commitOid": commit.oid}, {}
 
@@ -272,7 +272,7 @@ def _at(repo: Repo, revision: str) -> Commit:
 
 
 def _entry(path: str, data: bytes) -> dict[str, Any]:
-    """A file as the Hub lists it; the oid of an LFS file is its pointer's."""
+    """Return a file as the Hub lists it; the oid of an LFS file is its pointer's."""
     blob = data
     entry: dict[str, Any] = {"type": "file", "path": path, "size": len(data)}
     if path.endswith(LFS_SUFFIX) or len(data) > LFS_BYTES:
@@ -284,7 +284,7 @@ def _entry(path: str, data: bytes) -> dict[str, Any]:
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, *_: object) -> None:
-        """A client that gave up is no matter of the server."""
+        """Ignore a client that closed the connection."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -341,4 +341,4 @@ class _Handler(BaseHTTPRequestHandler):
         return b"".join(chunks)
 
     def log_message(self, *_: object) -> None:
-        """Nothing on stderr."""
+        """Log nothing."""

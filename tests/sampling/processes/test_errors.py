@@ -1,17 +1,13 @@
-"""What crosses from one process to another: the way to our modules, errors under their own classes."""
+"""Errors cross from one process to another under their own classes."""
 
 from __future__ import annotations
-
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from sampling import ModelConfig
 from sampling.errors import CapacityError, DualSamplingError, EngineDiedError, EngineError
-from sampling.processes.children import as_message, environment, first_line, from_message
+from sampling.processes.errors import as_message, first_line, from_message
 
 
 @pytest.mark.parametrize(
@@ -28,23 +24,6 @@ def test_an_error_arrives_under_its_own_class(error: BaseException, kind: type[D
     arrived = from_message(as_message(error), " (see a.log)")
     assert type(arrived) is kind
     assert str(arrived) == text
-
-
-def test_a_child_imports_ours_wherever_it_runs(tmp_path: Path) -> None:
-    (tmp_path / "sampling").mkdir()
-    (tmp_path / "sampling" / "__init__.py").write_text("raise SystemExit('the wrong one')")
-    code = "import os, sampling.errors; print(os.environ['MORE'], sampling.errors.__file__)"
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code],
-        cwd=tmp_path,
-        env=environment(MORE="more"),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    more, path = done.stdout.split()
-    assert more == "more"
-    assert Path(path).samefile(sys.modules["sampling.errors"].__file__ or "")
 
 
 def test_the_line_of_a_checked_configuration_says_what_is_wrong() -> None:

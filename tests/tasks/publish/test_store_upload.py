@@ -1,4 +1,4 @@
-"""A dataset's way into an object store: nobody else's objects are touched, and it exists once its manifest does."""
+"""Tests of a dataset's upload to an object store: it exists with its manifest; other objects stay untouched."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from tasks.run.folder import MANIFEST, RunFolder
 from tasks.store.durable import write_json
 from tasks.store.mirror import Mirror
 from tests.tasks.store.s3 import S3Server, s3_server
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def lost() -> None:
     raise OutputError("taken over")
 
 
-def test_it_is_there_whole(folder: RunFolder) -> None:
+def test_it_is_uploaded_whole(folder: RunFolder) -> None:
     calls: list[int] = []
     folder.upload_dataset(folder.published, lambda: calls.append(1))
     assert folder.find_published() is not None
@@ -45,14 +47,14 @@ def test_it_is_there_whole(folder: RunFolder) -> None:
     assert (folder.published / MANIFEST).exists()
 
 
-def test_what_somebody_else_has_put_there_stays(folder: RunFolder) -> None:
+def test_objects_of_another_origin_stay(folder: RunFolder) -> None:
     assert folder.mirror is not None
     folder.mirror.write(folder.published / "precious", b"data")
     with pytest.raises(OutputError, match=r"s3://.*/d/v1 holds no manifest.json; move it away"):
         folder.find_published()
 
 
-def test_what_an_upload_of_this_run_has_left_is_replaced(folder: RunFolder) -> None:
+def test_an_interrupted_upload_of_this_run_is_replaced(folder: RunFolder) -> None:
     assert folder.mirror is not None
     calls: list[int] = []
 
