@@ -46,7 +46,7 @@ ARROWS = {
     "sampling/processes": "sampling/base",
     "validations/report": "validations validations/measure",
     "validations": "validations/measure",
-    "validations/measure": "sampling/base",
+    "validations/measure": "sampling/processes sampling/base",
 }
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}

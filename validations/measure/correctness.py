@@ -2,40 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import os
-import select
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
-from pathlib import Path
+from multiprocessing.connection import Connection
 from threading import Event, Lock
 from types import TracebackType
 from typing import Any
 
+from sampling.processes.child import Child
 from validations.measure.answers import MAX_ANSWER_CHARS, final_answer, formula, is_mathematics, same_text, tail
 
 MAX_JUDGED = 20_000  # rows of a dataset; every k-th row of a larger one: the rate's standard error is 0.35 % at worst
 MAX_WORKERS = 4
 CPU_TIME_S = 4  # a row; the slowest of ordinary LaTeX takes 0.2 s
 WALL_TIME_S = 20.0  # a row, on a busy machine
+END_TIME_S = 10.0  # from SIGKILL
 START_TIME_S = 120.0  # a worker's imports take 1.5 s of CPU
 MEMORY_BYTES = 1 << 30  # a worker's address space; it takes 90 MB after its imports
 MAX_TIME_S = 300.0  # of a Grader; pairs after that are not judged
 
 Pair = tuple[str, str]
-READY, RIGHT, WRONG = b"ready\n", b"right\n", b"wrong\n"
-# A child imports this package from the parent's folder, which may be on the parent's path alone. A folder that is on
-# the child's path keeps its position: packages beside this one must not come before the standard library.
-CHILD = """import sys
-if sys.argv[1] not in sys.path:
-    sys.path.insert(0, sys.argv[1])
-from validations.measure.correctness import _run
-_run()"""
+READY = "ready"
 
 
 class Grader:
@@ -114,64 +107,47 @@ class _Worker:
     """Process that judges one pair at a time; started for the first pair, replaced when it dies."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
+        self._child: Child | None = None
+
+    @property
+    def process(self) -> subprocess.Popen[bytes] | None:
+        """The process, None while there is none."""
+        return None if self._child is None else self._child.process
 
     def judge(self, pair: Pair) -> bool | None:
         """Return None when the process had to be killed, or died."""
-        process = self._process or self._start()
-        assert process.stdin is not None
-        try:
-            process.stdin.write(json.dumps(pair).encode() + b"\n")
-            process.stdin.flush()
-        except OSError:
-            reply = b""
-        else:
-            reply = _read_line(process, WALL_TIME_S)
-        if reply not in (RIGHT, WRONG):
-            self.stop()
-            return None
-        return reply == RIGHT
+        child = self._child or self._start()
+        with suppress(OSError, EOFError):
+            child.connection.send(pair)
+            if child.connection.poll(WALL_TIME_S) and isinstance(grade := child.connection.recv(), bool):
+                return grade
+        self.stop()
+        return None
 
     def kill(self) -> None:
         """Kill the process during its current row, from any thread."""
-        if (process := self._process) is not None:
+        if (process := self.process) is not None:
             process.kill()
 
     def stop(self) -> None:
         """End the process."""
-        if self._process is None:
-            return
-        process, self._process = self._process, None
-        process.kill()
-        for stream in (process.stdin, process.stdout):
-            assert stream is not None
-            with suppress(OSError):  # closing flushes what the dead process did not read
-                stream.close()
-        process.wait()
+        if self._child is not None:
+            child, self._child = self._child, None
+            child.kill(END_TIME_S)
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        # -P: the working directory does not come first on the path. A new session: the parent handles Ctrl-C.
-        command = [sys.executable, "-P", "-c", CHILD, str(Path(__file__).absolute().parents[2])]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
-        )
-        if _read_line(self._process, START_TIME_S) != READY:
-            code = self._process.poll()
+    def _start(self) -> Child:
+        child = self._child = Child(f"{__name__}:serve", subprocess.DEVNULL)
+        reply = None
+        with suppress(OSError, EOFError):
+            reply = child.connection.recv() if child.connection.poll(START_TIME_S) else None
+        if reply != READY:
+            code = child.process.poll()
             self.stop()
             raise RuntimeError(
                 f"the process that compares final answers did not start within {START_TIME_S:.0f} s "
                 f"(exit status {code}); see what `{sys.executable} -c 'import math_verify'` says"
             )
-        return self._process
-
-
-def _read_line(process: subprocess.Popen[bytes], time_s: float) -> bytes:
-    """Return the line that the process writes within that time, else b""."""
-    assert process.stdout is not None
-    poll = select.poll()  # `select.select` takes no descriptor past 1,023
-    poll.register(process.stdout, select.POLLIN)
-    # A line of 6 bytes is written at once, and there is one line a request.
-    return os.read(process.stdout.fileno(), 64) if poll.poll(time_s * 1000) else b""
+        return child
 
 
 def _judge(completion: str, answer: str, parsed: Callable[[str], list[Any]]) -> bool:
@@ -193,8 +169,8 @@ def _judge(completion: str, answer: str, parsed: Callable[[str], list[Any]]) -> 
     return not parsed(line) and holds(completion)
 
 
-def _serve(requests: Iterator[bytes], answer: Callable[[bytes], None]) -> None:
-    """Judge pairs, read as lines of JSON, in the child, which limits its own memory and CPU time."""
+def serve(connection: Connection) -> None:
+    """Judge pairs in the child, which limits its own memory and CPU time; send a bool for each."""
     import resource
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
@@ -207,21 +183,13 @@ def _serve(requests: Iterator[bytes], answer: Callable[[bytes], None]) -> None:
     def parsed(text: str) -> list[Any]:
         return list(parse(text, reading, parsing_timeout=None))
 
-    answer(READY)
-    for line in requests:
+    connection.send(READY)
+    while True:
+        completion, final = connection.recv()
         # The kernel ends this process at its soft limit, even if the parent is gone.
         resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + 1 + CPU_TIME_S, resource.RLIM_INFINITY))
-        completion, final = json.loads(line)
         try:
             is_right = _judge(completion, final, parsed)
         except Exception:
             is_right = False
-        answer(RIGHT if is_right else WRONG)
-
-
-def _run() -> None:
-    """Run the child. Parsers print to stdout: it is redirected to /dev/null, and answers go to a copy of it."""
-    answers = os.dup(1)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    _serve(iter(sys.stdin.buffer.readline, b""), lambda line: (os.write(answers, line), None)[1])
+        connection.send(is_right)

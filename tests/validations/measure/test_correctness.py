@@ -104,11 +104,11 @@ def test_a_row_that_hangs_is_not_judged_and_costs_no_other(monkeypatch: pytest.M
     monkeypatch.setattr(correctness, "WALL_TIME_S", 1.0)
     with Grader(1) as grader:
         assert grader.grade([("#### 7.0", "7")]) == [True]
-        before = grader._workers[0]._process
+        before = grader._workers[0].process
         assert before is not None
         begin = time.monotonic()
         assert grader.grade([(POWER, "7"), ("#### 8.0", "8"), (POWER, "7")]) == [None, True, None]
-        after = grader._workers[0]._process
+        after = grader._workers[0].process
         assert after is not None
         assert before.poll() is not None
         assert after.pid != before.pid
@@ -130,7 +130,7 @@ def test_the_kernel_ends_a_row_when_nobody_waits(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(correctness, "WALL_TIME_S", 500.0)
     with Grader(1) as grader:
         grader.grade([("#### 7.5", "7")])
-        process = grader._workers[0]._process
+        process = grader._workers[0].process
         assert process is not None
         assert grader.grade([(POWER, "7")]) == [None]
     assert process.returncode == -signal.SIGXCPU
@@ -139,7 +139,7 @@ def test_the_kernel_ends_a_row_when_nobody_waits(monkeypatch: pytest.MonkeyPatch
 def test_memory_is_bounded() -> None:
     with Grader(1) as grader:
         grader.grade([("#### 7.5", "7")])
-        process = grader._workers[0]._process
+        process = grader._workers[0].process
         assert process is not None
         (line,) = [
             line for line in Path(f"/proc/{process.pid}/limits").read_text().splitlines() if "address space" in line
@@ -161,9 +161,9 @@ def test_time_is_bounded_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_process_is_left_and_none_starts_for_texts() -> None:
     with Grader(1) as grader:
         assert grader.grade([("#### 7", "7"), ("Paris", "Rome")]) == [True, False]
-        assert grader._workers[0]._process is None
+        assert grader._workers[0].process is None
         grader.grade([("#### 7.0", "7")])
-        process = grader._workers[0]._process
+        process = grader._workers[0].process
         assert process is not None
     assert process.poll() is not None
 
