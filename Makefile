@@ -40,7 +40,7 @@ demo: $(READY)  ## sample 64 problems from the two tiny models that come along; 
 	.venv/bin/dual-sampling demo
 
 # One worker a core; a file's tests stay together (tests/conftest.py).
-PYTEST := .venv/bin/pytest -n auto --dist loadgroup --durations=10
+PYTEST := .venv/bin/pytest -n auto --dist loadfile --durations=10
 
 test: $(READY)  ## run the fast tests, under ten minutes on two cores (ARGS='-k mixture': some of them)
 	$(PYTEST) -m "not slow" $(ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -19,7 +20,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 class Frozen(BaseModel):
     """Base class: immutable, unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        serialize_by_alias=True,
+        protected_namespaces=(),
+        hide_input_in_errors=True,  # Prefect logs an error's text, and a value may hold a secret
+    )
 
 
 class MixtureConfig(Frozen):
@@ -112,6 +119,11 @@ class ModelConfig(Frozen):
 
     @model_validator(mode="after")
     def _keys_agree(self) -> Self:
+        if any(_holds_secret(url) for url in self.urls):
+            raise ValueError(
+                "url holds a user name, a password or a key, which would be kept in run.json; leave it out, and set"
+                " DUAL_SAMPLING_THETA_API_KEY or DUAL_SAMPLING_TEACHER_API_KEY"
+            )
         if self.lora is None and self.lora_revision is not None:
             raise ValueError(f"lora_revision {self.lora_revision!r} of no adapter: give lora, or leave it out")
         if self.lora is not None and self.url:
@@ -133,6 +145,12 @@ class ModelConfig(Frozen):
     def urls(self) -> tuple[str, ...]:
         """The addresses of its servers; empty when it is loaded here."""
         return (self.url,) if isinstance(self.url, str) else (self.url or ())
+
+
+def _holds_secret(url: str) -> bool:
+    """Return whether a URL has a user or a query, where passwords and keys stand."""
+    parts = urlsplit(url)
+    return "@" in parts.netloc or bool(parts.query)
 
 
 class DummyModel(ModelConfig):

@@ -21,7 +21,7 @@ from sampling.errors import ConfigurationError, EmptyPromptError, EngineError, R
 from sampling.models.memory import check_max_tokens
 from sampling.models.vocabulary import check_stop_ids
 from sampling.prompts.dual_prompt import DualPrompt
-from sampling.prompts.templates import encode_prompt
+from sampling.prompts.encoding import encode_prompt
 from sampling.results import DrawnToken, DualOutput, FailedRow
 from sampling.served.config import HttpConfig
 
@@ -172,15 +172,24 @@ class DualSampler:
         """
         context = self._context((sampling or SamplingConfig()).model_copy(update={"n": 1}), mixture, streamed=True)
 
+        request = self._request(prompt, 0, context)
+
+        # Each takes the lock, which another stream's step may hold for long: never on the caller's event loop.
+        def add() -> None:
+            with self._lock:
+                self._add(request)
+
         def step() -> None:
             with self._lock:
                 if not context.inbox:  # a concurrent stream's step may have filled it
                     self._engine.step()
 
-        request = self._request(prompt, 0, context)
-        try:
+        def abort() -> None:
             with self._lock:
-                self._add(request)
+                self._engine.abort(context)
+
+        try:
+            await asyncio.to_thread(add)
             while True:
                 while context.inbox:
                     item = context.inbox.popleft()
@@ -192,8 +201,7 @@ class DualSampler:
                         return
                 await asyncio.to_thread(step)
         finally:
-            with self._lock:
-                self._engine.abort(context)
+            await asyncio.to_thread(abort)
 
     def _context(
         self, sampling: SamplingConfig, mixture: MixtureConfig | None, streamed: bool = False

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from huggingface_hub.utils import validate_repo_id
+from pydantic import Field, field_validator, model_validator
 
 from sampling.config import EngineConfig, Frozen, MixtureConfig, ModelConfig, SamplingConfig
 from sampling.served.config import HttpConfig
@@ -112,6 +113,13 @@ class PublishConfig(Frozen):
         None, pattern=r"^[^/\s]+/[^/\s]+$", description="Dataset on the Hugging Face Hub, org/name, that gets a copy."
     )
     hub_private: bool = Field(True, description="Whether it must be private; it is made so where there is none.")
+
+    @field_validator("hub")
+    @classmethod
+    def _is_repository(cls, hub: str | None) -> str | None:
+        if hub is not None:
+            validate_repo_id(hub)  # raises a ValueError that says what an id looks like
+        return hub
 
 
 class PipelineConfig(Frozen):

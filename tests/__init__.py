@@ -1,1 +1,1 @@
-"""The tests, which mirror the source file for file."""
+"""The tests, which follow the folders of the source."""

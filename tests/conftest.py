@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 if TYPE_CHECKING:
     from tests.sampling.served.servers import Server
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+PRODUCTION = "tests/flows/production/"
 
 # A shared machine is slow at times: an example has no deadline. CI draws the same examples each time.
 hypothesis.settings.register_profile("dev", max_examples=50, deadline=None)
@@ -28,12 +31,19 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests on one of xdist's workers, for they share fixtures; likewise all that share the services."""
-    for item in items:
-        shared = "services" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("services" if shared else item.path.as_posix()))
+class SharedFixtures(LoadFileScheduling):
+    """Sends a file's tests to one of xdist's workers, for they share fixtures; production's share their services.
+
+    Not `xdist_group`: xdist 3.8 writes it into `Item._nodeid`, which pytest 9.2 does not read any more.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return PRODUCTION if file.startswith(PRODUCTION) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> SharedFixtures:
+    return SharedFixtures(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The scheduler, which admits rows to both models at once.
+"""Admission control: the rows that both models' own vLLM schedulers can start in the next step.
 
 A row starts in a step only if both models can prefill its whole prompt in that step and both KV caches can hold it to
 its last token beside all running rows: then neither vLLM ever splits a prompt or preempts, and both always run the same

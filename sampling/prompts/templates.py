@@ -22,7 +22,6 @@ import jinja2
 from jinja2.meta import find_undeclared_variables
 
 from sampling.errors import RowError, TemplateError
-from sampling.prompts.encoding import encode_prompt as encode_prompt  # sampling.sampler imports it from here
 from sampling.prompts.sandbox import SANDBOX, Null
 
 if TYPE_CHECKING:

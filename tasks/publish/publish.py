@@ -108,7 +108,8 @@ def set_aside(folder: RunFolder, run: Run, staged: Staged, verdict: Verdict, che
     """Move a refused dataset, with its documents, to `folder.refused`."""
     write_documents(folder, run, staged, verdict)
     folder.refused.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(folder.refused, ignore_errors=True)  # an earlier one of this run: `locked` has checked its identity
+    folder.check_refused()
+    shutil.rmtree(folder.refused, ignore_errors=True)  # an earlier one of this run
     _move_staged(folder, folder.refused, check)
 
 

@@ -219,6 +219,20 @@ class RunFolder:
                 )
         return manifest
 
+    def check_refused(self) -> None:
+        """Raise OutputError when something else than this run's dataset lies where a refused one goes."""
+        exists = self.refused.exists()
+        if self.mirror is not None:
+            exists = bool(self.mirror.listing(self.refused)) and not self.mirror.exists(self.work / UPLOADING)
+        owner = read_json(self.refused / MANIFEST)
+        if owner is not None:
+            self.check_identity(self.refused, owner)
+        elif exists:
+            raise OutputError(
+                f"{self.address(self.refused)} holds no manifest.json, so it is no dataset that was refused here; move"
+                " it away, then run the same command again"
+            )
+
     def point_latest(self) -> None:
         """Point `latest`, a link or an object that holds the version's name, to this version."""
         if self.mirror is not None:

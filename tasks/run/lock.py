@@ -83,9 +83,9 @@ def _wait_for_orphans(folder: RunFolder, pattern: str) -> None:
 
 
 def _check_owner(folder: RunFolder) -> None:
-    for path in (folder.work / "run.json", folder.refused / MANIFEST):
-        if (owner := read_json(path)) is not None:
-            folder.check_identity(path.parent, owner)
+    if (owner := read_json(folder.work / "run.json")) is not None:
+        folder.check_identity(folder.work, owner)
+    folder.check_refused()
 
 
 def _is_work(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""A converter from chat turns to an `Example`: history, question, reference."""
+"""A converter from ShareGPT (`from`, `value`) and OpenAI (`role`, `content`) turns to an `Example`."""
 
 from __future__ import annotations
 

@@ -222,7 +222,7 @@ class Lease:
 def _parsed(data: bytes) -> dict[str, Any]:
     try:
         content = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):  # what a foreign writer left: a million brackets
         return {}
     return content if isinstance(content, dict) else {}
 

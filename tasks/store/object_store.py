@@ -17,6 +17,7 @@ import s3fs
 from fsspec.asyn import sync
 
 from sampling.errors import OutputError
+from tasks.store.names import check_name
 from tasks.store.s3_errors import MISSING, REFUSED, advice, error_code, is_transient, one_line
 
 logger = logging.getLogger(__name__)
@@ -92,9 +93,18 @@ class Store:
         return self._list(name, first=True).get(name)
 
     def listing(self, folder: str) -> dict[str, int]:
-        """Return the sizes in bytes of all objects under a folder, keyed by their names relative to it."""
+        """Return the sizes in bytes of all objects under a folder, keyed by their names relative to it.
+
+        Raises OutputError for a name that would leave a local folder. Empty objects that stand for a folder, as some
+        clients make them, are left out.
+        """
         prefix = f"{folder}/" if folder else ""
-        return {name.removeprefix(prefix): size for name, size in self._list(prefix).items()}
+        found = ((name.removeprefix(prefix), size) for name, size in self._list(prefix).items())
+        return {
+            check_name(name, self.address(folder)): size
+            for name, size in found
+            if size or not (name.endswith("/") or name == "")
+        }
 
     def read(self, name: str) -> StoredObject | None:
         """Read a small object, None if there is none."""

@@ -51,3 +51,16 @@ def test_wrong_values_are_refused(kind: Any, values: dict[str, Any]) -> None:
 def test_configurations_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         SamplingConfig().seed = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://me:secret@a:9000", "http://token@a:9000", "http://a:9000/?api_key=secret", ("http://a", "http://:s@b")],
+)
+def test_a_secret_in_a_url_is_refused_and_not_quoted(url: str | tuple[str, ...]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        ModelConfig(model="a", url=url)
+    assert "secret" not in str(caught.value)
+    (error,) = caught.value.errors(include_input=False)
+    assert "url holds a user name, a password or a key" in error["msg"]
+    assert "secret" not in error["msg"]

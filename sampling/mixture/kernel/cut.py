@@ -1,4 +1,4 @@
-"""Top-k, then top-p, then min-p of q*, as `sampling.mixture.mixture` cuts it: each is a threshold on the scores.
+"""Top-k, then top-p, then min-p of q*, not the trust region: each is a threshold on the scores.
 
 Ids as likely as the last one taken stay, so the three cuts are the largest of three thresholds. A tile's scores are
 compared as float32 below its largest one, a row's as `row_tilt` computes them.

@@ -38,7 +38,11 @@ DEFAULT_TILES = Tiles()
 def supports(mixture: MixtureConfig, sampling: SamplingConfig) -> bool:
     """Whether the kernel implements these settings; if not, plain torch is used (sampling/mixture/torch_draw.py)."""
     too_wide = mixture.trust_region and mixture.target_top_p > MAX_TARGET_TOP_P
-    return not too_wide and (sampling.temperature == 0 or sampling.temperature >= MIN_TEMPERATURE)
+    return (
+        mixture.alpha_method in METHODS
+        and not too_wide
+        and (sampling.temperature == 0 or sampling.temperature >= MIN_TEMPERATURE)
+    )
 
 
 def draw(

@@ -1,4 +1,4 @@
-"""Sums over a row's support: its candidates, with the row's other ids where the candidates do not hold all of it."""
+"""Sums over a row's support, which kernel/mixture.py decides: over its candidates, and what they do not hold."""
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 # ruff: noqa: SIM102 (a branch on a constexpr is taken while compiling: it stays apart from one on the GPU)

@@ -15,6 +15,7 @@ from sampling.errors import DualSamplingError, OutputError, RefusedError
 from tasks.publish.publish import Run, publish_dataset, verify
 from tasks.publish.staging import stage
 from tasks.run.folder import RunFolder, ShardFolder
+from tasks.run.lock import locked
 from tasks.store.durable import read_json, sha256_of, write_json
 from tasks.worker.shard import read_table
 from tests.tasks.runs import make_config, make_row, make_run, sample, sample_all
@@ -138,6 +139,22 @@ def test_a_lost_or_duplicated_row_is_noticed(
     monkeypatch.setattr("tasks.publish.staging.read_table", broken)
     with pytest.raises(DualSamplingError, match="the staged rows are not the planned ones: 10 planned"):
         verify(folder, run, stage(folder, run.plan, run.shards))
+
+
+def test_a_refusal_leaves_alone_what_it_did_not_make(tmp_path: Path) -> None:
+    folder, _ = sampled(tmp_path)
+    folder.refused.mkdir(parents=True)
+    (folder.refused / "thesis.txt").write_text("mine")
+    with (
+        pytest.raises(
+            OutputError, match=f"{folder.refused} holds no manifest.json, so it is no dataset .* move it away"
+        ),
+        locked(folder),
+    ):
+        raise AssertionError("it was locked")
+    with pytest.raises(OutputError, match="move it away"):
+        folder.check_refused()
+    assert (folder.refused / "thesis.txt").read_text() == "mine"
 
 
 def test_a_row_that_is_neither_published_nor_quarantined_is_noticed(tmp_path: Path) -> None:
