@@ -72,8 +72,12 @@ def publish_dataset(folder: RunFolder, run: Run, check: Callable[[], None] = lam
 @task(name="stage-dataset", cache_policy=NO_CACHE)
 def stage_dataset(folder: RunFolder, run: Run) -> Staged:
     """Write the dataset's files into the work folder, and verify that no row is lost or duplicated."""
-    staged = stage(folder, run.plan, run.shards)
-    verify(folder, run, staged)
+    try:
+        staged = stage(folder, run.plan, run.shards)
+        verify(folder, run, staged)
+    except BaseException:  # Prefect rolls back only tasks that have completed
+        shutil.rmtree(folder.staged, ignore_errors=True)
+        raise
     return staged
 
 
