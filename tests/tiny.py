@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+# transformers takes 15 s to import with a model's class: each function imports what it needs.
 
 EOS = "<|endoftext|>"
 # Validation limits that pass the noise of random models.
@@ -28,6 +31,8 @@ CHAT_TEMPLATE = (
 
 def byte_tokenizer(extra: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
     """Return a byte-level tokenizer: 256 bytes, `extra` tokens, EOS last."""
+    from transformers import PreTrainedTokenizerFast
+
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [*alphabet, *extra]
     tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[]))
@@ -50,6 +55,9 @@ def make_model(
     max_position_embeddings: int = 1024,
 ) -> Path:
     """Save a random model of `columns` logits whose distributions are far from uniform."""
+    import torch
+    from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+
     tokenizer = tokenizer or byte_tokenizer()
     torch.manual_seed(seed)
     config = Qwen3Config(
@@ -76,6 +84,9 @@ def make_model(
 
 def make_pair(folder: Path, noise: float = 0.05) -> tuple[Path, Path]:
     """Save a teacher of 264 logits columns and a theta of 272, its noisy copy, with one tokenizer of 257 ids."""
+    import torch
+    from transformers import Qwen3ForCausalLM
+
     teacher = make_model(folder / "teacher", seed=1)
     theta = make_model(folder / "theta", seed=2, columns=272)
     source = Qwen3ForCausalLM.from_pretrained(teacher).state_dict()
@@ -92,6 +103,9 @@ def make_pair(folder: Path, noise: float = 0.05) -> tuple[Path, Path]:
 
 def make_adapter(folder: Path, model: Path, *, rank: int = 4, alpha: float = 8.0) -> Path:
     """Save a random LoRA adapter on every linear layer of a model, as PEFT does."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
     generator = torch.Generator().manual_seed(4)
     tensors = {}
     for name, weight in load_file(model / "model.safetensors").items():
@@ -109,6 +123,9 @@ def make_adapter(folder: Path, model: Path, *, rank: int = 4, alpha: float = 8.0
 
 def make_int8(folder: Path, model: Path) -> Path:
     """Save a model with its linear layers in int8, a scale a row (compressed-tensors W8A8, activations a token)."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
     shutil.copytree(model, folder)
     tensors = {}
     for name, weight in load_file(model / "model.safetensors").items():

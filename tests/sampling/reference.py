@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import transformers
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import log_softmax, logsumexp, rel_entr
-from transformers import AutoModelForCausalLM
 
 from sampling import MixtureConfig
 
@@ -22,7 +22,8 @@ class Reference:
 
     def __init__(self, theta: Path, teacher: Path, num_ids: int, eos_id: int) -> None:
         self._models = [
-            AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval() for path in (theta, teacher)
+            transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+            for path in (theta, teacher)
         ]
         self._num_ids, self._eos_id = num_ids, eos_id
         self._logits = cache(self._forward)

@@ -16,7 +16,6 @@ from tasks.worker.shard import ShardSummary, complete
 from tests.tasks.outputs import byte_speller, make_failure, make_output
 from tests.tiny import LAX
 
-TOKENIZERS = byte_speller(), byte_speller()  # theta's, the teacher's
 PROMPTS = {
     "teacher": {"style": "plain", "template": "{{ question }} {{ answer }}"},
     "theta": {"style": "plain", "template": "{{ question }}"},
@@ -57,7 +56,9 @@ def make_run(config: PipelineConfig, rows: Iterable[PreparedRow | QuarantinedRow
     folder = RunFolder.of(config, {"sampling": config.sampling.model_dump(mode="json")})
     folder.work.mkdir(parents=True)
     folder.write_run(config, {})
-    return folder, write_plan(folder, make_report(config), iter(rows), config.shards.rows, *TOKENIZERS)
+    return folder, write_plan(
+        folder, make_report(config), iter(rows), config.shards.rows, byte_speller(), byte_speller()
+    )
 
 
 def sample(

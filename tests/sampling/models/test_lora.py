@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from sampling import DualOutput, DualPrompt, DualSampler, EngineConfig, MixtureConfig, ModelConfig, SamplingConfig
 from sampling.errors import ConfigurationError, ModelError
@@ -56,7 +56,7 @@ def logprobs(model: Any, output: DualOutput) -> Tensor:  # [T] float64
 
 
 def loaded(base: Path, changed: Callable[[str, Tensor], Tensor] = lambda name, weight: weight) -> Any:
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     weights = {name: changed(name, weight) for name, weight in load_file(base / "model.safetensors").items()}
     model.load_state_dict(weights)
     return model

@@ -7,7 +7,7 @@ import asyncio
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+import transformers
 
 from sampling.errors import PromptTooLongError, ServerRefusedError
 from sampling.served.server_info import NUM_NAMED_IDS, ServerInfo
@@ -22,7 +22,7 @@ PROMPTS = [[1, 2, 3], [200], [72, 101, 108, 108, 111], list(range(100, 250))]
 @pytest.fixture(scope="module")
 def expected(teacher: Server) -> list[np.ndarray]:
     """transformers' logprobs [264] float64 of the token after each of PROMPTS."""
-    model = AutoModelForCausalLM.from_pretrained(teacher.folder, dtype=torch.float32)
+    model = transformers.AutoModelForCausalLM.from_pretrained(teacher.folder, dtype=torch.float32)
     with torch.inference_mode():
         rows = [model(torch.tensor([prompt])).logits[0, -1].double().log_softmax(-1) for prompt in PROMPTS]
     return [row.numpy() for row in rows]

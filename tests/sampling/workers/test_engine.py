@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+import transformers
 
 from sampling import DualOutput, DualPrompt, DualSampler, EngineConfig, ModelConfig, SamplingConfig
 from sampling.engine.lockstep import LockstepEngine
@@ -98,14 +98,14 @@ def start(name: str, model: str, size: int = 1) -> RemoteEngine:
 
 
 def _tied(source: Path, folder: Path) -> str:
-    config = Qwen3Config.from_pretrained(source)
+    config = transformers.Qwen3Config.from_pretrained(source)
     config.tie_word_embeddings = True
     torch.manual_seed(5)
-    model = Qwen3ForCausalLM(config).float()
+    model = transformers.Qwen3ForCausalLM(config).float()
     with torch.no_grad():
         model.model.embed_tokens.weight.mul_(10)  # a random embedding's logits are near zero
     model.save_pretrained(folder / "tied")
-    AutoTokenizer.from_pretrained(source).save_pretrained(folder / "tied")
+    transformers.AutoTokenizer.from_pretrained(source).save_pretrained(folder / "tied")
     return str(folder / "tied")
 
 

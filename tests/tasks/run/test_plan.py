@@ -14,7 +14,8 @@ from tasks.run.folder import RunFolder
 from tasks.run.plan import read_plan, write_plan
 from tasks.source.rows import PreparedRow, QuarantinedRow
 from tasks.store.durable import read_json, write_json
-from tests.tasks.runs import TOKENIZERS, make_config, make_report, make_row, make_run
+from tests.tasks.outputs import byte_speller
+from tests.tasks.runs import make_config, make_report, make_row, make_run
 
 BAD = QuarantinedRow("rows.jsonl:3", "not_json", "Expecting value")
 
@@ -31,8 +32,8 @@ def test_rows_are_cut_into_shards_and_bad_ones_counted(tmp_path: Path) -> None:
         "id": f"{9:032x}",
         "theta_prompt": "What is 9?",
         "teacher_prompt": "What is 9? #### 9",
-        "theta_prompt_ids": TOKENIZERS[0].encode("What is 9?"),
-        "teacher_prompt_ids": TOKENIZERS[1].encode("What is 9? #### 9"),
+        "theta_prompt_ids": byte_speller().encode("What is 9?"),
+        "teacher_prompt_ids": byte_speller().encode("What is 9? #### 9"),
         "messages": [{"role": "user", "content": "What is 9?"}],
         "example": {"question": "What is 9?", "answer": "#### 9", "solution": None, "final_answer": "9"},
         "source:question": "What is 9?",
@@ -62,7 +63,7 @@ def test_an_interrupted_planning_starts_over(tmp_path: Path) -> None:
     folder = RunFolder.of(config, {"sampling": config.sampling.model_dump(mode="json")})
     assert read_plan(folder) is None
     assert folder.shard(1).rows.exists()
-    plan = write_plan(folder, make_report(config), (make_row(i) for i in range(3)), 4, *TOKENIZERS)
+    plan = write_plan(folder, make_report(config), (make_row(i) for i in range(3)), 4, byte_speller(), byte_speller())
     assert (plan.num_rows, plan.num_shards) == (3, 1)
     assert not folder.shard(1).path.exists()
 
