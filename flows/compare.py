@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import flows.orchestration.environment  # noqa: F401  isort: skip  (before Prefect, Great Expectations)
 
+import runpy
+import sys
 from typing import Any
 
 from prefect import flow
@@ -64,3 +66,8 @@ def write_comparison(judged: tuple[Judged, Judged], output: str) -> None:
     if titles[0] == titles[1]:
         titles = one.address, other.address
     write_html(output, render_comparison(titles, (one_verdict, other_verdict), (one.manifest, other.manifest)))
+
+
+if __name__ == "__main__":  # python flows/compare.py …: the command `dual-sampling compare`, which imports this file
+    sys.argv.insert(1, "compare")
+    runpy.run_module("flows.cli", run_name="__main__")

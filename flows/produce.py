@@ -6,6 +6,8 @@ import flows.orchestration.environment  # noqa: F401  isort: skip  (before Prefe
 
 import logging
 import platform
+import runpy
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
@@ -196,3 +198,8 @@ def _libraries() -> dict[str, str]:
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
     return versions
+
+
+if __name__ == "__main__":  # python flows/produce.py …: the command `dual-sampling produce`, which imports this file
+    sys.argv.insert(1, "produce")
+    runpy.run_module("flows.cli", run_name="__main__")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import flows.orchestration.environment  # noqa: F401  isort: skip  (before Prefect, Great Expectations)
 
+import runpy
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -47,3 +49,8 @@ def refuse(dataset: Dataset, verdict: Verdict) -> None:
     """Raise RefusedError where the verdict is not passed."""
     if not verdict.passed:
         raise RefusedError(f"{'; '.join(verdict.refusals)} ({dataset.address})")
+
+
+if __name__ == "__main__":  # python flows/validate.py …: the command `dual-sampling validate`, which imports this file
+    sys.argv.insert(1, "validate")
+    runpy.run_module("flows.cli", run_name="__main__")

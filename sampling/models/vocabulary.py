@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-import transformers  # its classes load when they are first named: AutoTokenizer takes 4 s
 from tokenizers import Tokenizer, models
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from sampling.config import ModelConfig
 from sampling.errors import ConfigurationError, ModelError, VocabularyMismatchError
 from sampling.models.folder import load_config, model_folder
 from sampling.processes.errors import first_line
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 MAX_LISTED = 3  # differing ids that an error message lists
 
@@ -23,15 +19,13 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     """Return the model's tokenizer, for a DummyModel one of numbers. Raises ModelError when it cannot be read."""
     if not model.has_weights:
         vocabulary = {str(token_id): token_id for token_id in range(load_config(model).vocab_size)}
-        return transformers.PreTrainedTokenizerFast(
-            tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token="0"))
-        )
+        return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token="0")))
     folder = model_folder(model)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=model.trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=model.trust_remote_code)
     except Exception as error:  # OSError, ValueError, KeyError, … for the same cause
         raise ModelError(f"{model.model} holds no tokenizer that can be read: {first_line(error)}") from error
-    assert isinstance(tokenizer, transformers.PreTrainedTokenizerBase)
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # transformers' fallback without files
         raise ModelError(f"{model.model} holds no tokenizer that knows a word; fetch its tokenizer.json")
     return tokenizer
