@@ -28,7 +28,7 @@ def start_guarded(command: Sequence[str], output: IO[bytes], environment: Mappin
 
 
 def end_guarded(guard: subprocess.Popen[bytes]) -> None:
-    """Have a guard end its program; wait for the guard to know that it has."""
+    """Have a guard end its program; the guard ends when that has ended, and is not waited for here."""
     assert guard.stdin is not None
     with suppress(OSError):  # it has ended already
         guard.stdin.write(b"\n")  # closing is not enough: a forked child may hold the pipe open

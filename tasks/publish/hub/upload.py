@@ -29,7 +29,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt
 
 from sampling.errors import ConfigurationError, PublishError
 from tasks.publish.dataset import open_dataset
-from tasks.publish.hub.contents import DATA, MANIFEST, Contents
+from tasks.publish.hub.contents import DATA, Contents
 from tasks.publish.hub.failures import (
     AGAIN,
     MAX_TRIES,
@@ -39,6 +39,7 @@ from tasks.publish.hub.failures import (
     text_of,
     upload_error,
 )
+from tasks.run.folder import MANIFEST
 
 logger = logging.getLogger(__name__)
 
