@@ -7,6 +7,7 @@ from typing import Literal, Self
 from huggingface_hub.utils import validate_repo_id
 from pydantic import Field, field_validator, model_validator
 
+from sampling.bounds import Bounds
 from sampling.config import EngineConfig, Frozen, MixtureConfig, ModelConfig, SamplingConfig
 from sampling.served.config import HttpConfig
 from validations.limits import LIMIT_PRESETS, Limits
@@ -135,6 +136,7 @@ class PipelineConfig(Frozen):
     http: HttpConfig = HttpConfig()
     shards: ShardsConfig = ShardsConfig()
     metrics: MetricsConfig = MetricsConfig()
+    bounds: Bounds = Bounds()
     validation: Limits = Limits()
     publish: PublishConfig = PublishConfig()
 

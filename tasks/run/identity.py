@@ -50,6 +50,8 @@ def identity_of(config: PipelineConfig, report: SourceReport) -> Identity:
         "mixture": config.mixture.model_dump(mode="json", exclude={"preset_name"}),
         "sampling": config.sampling.model_dump(mode="json"),
         **({"http": config.http.model_dump(include=HTTP_KEYS)} if config.models.theta.urls else {}),
+        # Of the bounds only what is not the default: other identities stay valid.
+        **({"bounds": bounds} if (bounds := config.bounds.model_dump(exclude_defaults=True)) else {}),
     }
 
 
