@@ -30,7 +30,8 @@ class Example:
     answer: str | None = None  # the reference in full
     solution: str | None = None  # the worked solution, if the source stores it separately
     final_answer: str | None = None  # what a grader compares
-    history: tuple[Message, ...] = ()  # the turns before the question, oldest first
+    history: tuple[Message, ...] = ()  # the turns before the question, oldest first; a system turn only in front
+    tools: tuple[dict[str, Any], ...] = ()  # JSON schemas of the functions that both models may call
 
 
 def template_fields(row: Mapping[str, Any], example: Example) -> dict[str, Any]:
