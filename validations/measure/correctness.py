@@ -151,7 +151,7 @@ class _Worker:
 
 
 def _judge(completion: str, answer: str, parsed: Callable[[str], list[Any]]) -> bool:
-    """Compare by math-verify. Only the marked answer counts, unless nothing can be parsed there."""
+    """Compare by math-verify."""
     from math_verify import verify
 
     gold = parsed(f"\\boxed{{{formula(answer)}}}")
@@ -159,14 +159,9 @@ def _judge(completion: str, answer: str, parsed: Callable[[str], list[Any]]) -> 
     def holds(text: str) -> bool:
         return bool(verify(gold, parsed(text), timeout_seconds=None))
 
-    completion = completion.replace("\\$", "")  # dollars: a lone one would begin a formula
-    given, line = final_answer(completion)
-    if line is None:  # math-verify prefers the number next to any word `answer`
-        return holds(given) or holds(completion)
+    given, is_marked = final_answer(completion.replace("\\$", ""))  # dollars: a lone one would begin a formula
     # math-verify reads a formula without $…$ only inside a box, and a number before words only outside one.
-    if holds(f"\\boxed{{{given[:MAX_ANSWER_CHARS]}}}") or holds(line):
-        return True
-    return not parsed(line) and holds(completion)
+    return (is_marked and holds(f"\\boxed{{{given[:MAX_ANSWER_CHARS]}}}")) or holds(given)
 
 
 def serve(connection: Connection) -> None:
