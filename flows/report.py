@@ -12,6 +12,7 @@ from prefect import flow
 
 from flows.orchestration.secrets import storage_options
 from sampling.errors import OutputError
+from sampling.permissions import check_output
 from tasks.publish.dataset import open_dataset
 from tasks.publish.documents import as_json, read_quarantined
 from tasks.publish.judge import judge_again
@@ -48,7 +49,8 @@ def write_page(dataset: str, output: str) -> tuple[Path, Verdict, str]:
 
 
 def write_html(output: str, page: str) -> Path:
-    """Write a page, creating its folder. Raises OutputError."""
+    """Write a page, creating its folder. Raises ForbiddenError, OutputError."""
+    check_output(output, "output")
     path = Path(output).expanduser()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.orchestration.environment import limit_deployment
 from flows.orchestration.secrets import storage_options
 from sampling.errors import RefusedError
 from sampling.models.memory import check_max_tokens, context_length
 from sampling.models.vocabulary import check_stop_ids, check_vocabularies, load_tokenizer
+from sampling.permissions import check_output
 from tasks.config import PipelineConfig
 from tasks.publish.dataset import open_dataset
 from tasks.publish.judge import judge_again
@@ -73,8 +75,10 @@ class LockedRun(OpenedRun):
 def open_run(config: PipelineConfig) -> OpenedRun:
     """Read the tokenizers and the source, which the run's identity depends on; write nothing, load no engine.
 
-    Raises ModelError, VocabularyMismatchError, CapacityError, SourceError, TemplateError, OutputError.
+    Raises ForbiddenError, ModelError, VocabularyMismatchError, CapacityError, SourceError, TemplateError, OutputError.
     """
+    limit_deployment()
+    check_output(config.publish.root, "publish.root")
     theta = load_tokenizer(config.models.theta)
     teacher = load_tokenizer(config.models.teacher)
     check_stop_ids(config.sampling.stop_token_ids, check_vocabularies(theta, teacher))
@@ -82,6 +86,8 @@ def open_run(config: PipelineConfig) -> OpenedRun:
     check_max_tokens(config.sampling.max_tokens, min(contexts))
     report, rows = prepare_rows(config.source, config.prompts, theta, teacher)
     folder = RunFolder.of(config, identity_of(config, report), storage_options(config.publish.root))
+    for path in (folder.work, folder.published, folder.refused):  # one of them may be a link
+        check_output(folder.address(path), "publish.root")
     return OpenedRun(folder, report, rows, theta, teacher)
 
 

@@ -11,9 +11,11 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from flows.orchestration.cancellation import cancellation_polling
+from flows.orchestration.environment import limit_deployment
 from flows.orchestration.logs import log_to_prefect
 from flows.orchestration.secrets import server_keys, storage_options
 from sampling.errors import EngineDiedError, EngineError, OutputError, UnsupportedVllmError
+from sampling.permissions import check_output
 from tasks.config import PipelineConfig
 from tasks.run.claims import Claims
 from tasks.run.folder import OWN_ENGINE, RunFolder
@@ -39,6 +41,8 @@ def sample_shards(work: str) -> int:
 
 
 def _sample_shards(work: str) -> int:
+    limit_deployment()
+    check_output(work, "work")
     folder, config = RunFolder.at(work, storage_options(work))
     plan = read_plan(folder)
     if plan is None:

@@ -7,6 +7,7 @@ DualSamplingError
 │   ├── TemplateError           a prompt template that cannot be rendered
 │   ├── SourceError             a dataset that cannot be read or recognised
 │   ├── OutputError             an output folder that is in use, locked, foreign or not writable
+│   ├── ForbiddenError          what the environment of this process forbids (sampling/permissions.py)
 │   ├── CapacityError           a pair of models, or a row, that does not fit into memory
 │   └── ServerRefusedError      a server that does not serve the configured model or request
 ├── RowError                    one row that cannot be sampled: quarantined and counted, never fatal
@@ -56,6 +57,10 @@ class SourceError(ConfigurationError):
 
 class OutputError(ConfigurationError):
     """An output folder that is in use, locked, foreign or not writable."""
+
+
+class ForbiddenError(ConfigurationError):
+    """A configuration that asks for what the environment of this process forbids: its code, a place to write to."""
 
 
 class CapacityError(ConfigurationError):

@@ -1,4 +1,4 @@
-"""Default environment variables of the libraries, which read them when they are imported.
+"""Default environment variables: of the libraries, which read them when they are imported, and of deployments' runs.
 
 Import this module before Prefect, Great Expectations, datasets or vLLM. Variables that are set already stay.
 """
@@ -6,6 +6,7 @@ Import this module before Prefect, Great Expectations, datasets or vLLM. Variabl
 import os
 
 import sampling.environment  # noqa: F401  (vLLM's part)
+from sampling.permissions import CODE
 
 DEFAULTS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -18,3 +19,11 @@ DEFAULTS = {
 
 for _name, _value in DEFAULTS.items():
     os.environ.setdefault(_name, _value)
+
+
+def limit_deployment() -> None:
+    """Forbid code that a configuration names in this run and its children, if it is a deployment's; CODE may be set."""
+    from prefect.runtime import deployment
+
+    if deployment.id is not None and not os.environ.get(CODE, "").strip():
+        os.environ[CODE] = "0"

@@ -10,6 +10,7 @@ from typing import Any
 
 from sampling.config import ModelConfig
 from sampling.errors import ModelError
+from sampling.permissions import check_code
 from sampling.processes.errors import first_line
 
 WEIGHTS = "*.safetensors"
@@ -22,8 +23,11 @@ Weight = tuple[str, tuple[int, ...]]  # safetensors' name of the dtype, shape
 def model_folder(model: ModelConfig) -> Path:
     """Return the model's folder: a local one, or the Hub snapshot of its revision, downloaded when missing.
 
-    Raises ModelError when there is no such folder or snapshot, or no config.json in it.
+    Raises ModelError when there is no such folder or snapshot, or no config.json in it, ForbiddenError when it is to
+    bring code and none may run.
     """
+    if model.trust_remote_code:
+        check_code(f"trust_remote_code of the model {model.model!r}")
     folder = Path(model.model).expanduser()
     if not folder.is_dir():
         # A served model's weights are on its server, a DummyModel needs none.

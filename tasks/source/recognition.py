@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sampling.errors import RowError, SourceError
+from sampling.permissions import check_code
 from tasks.config import SourceConfig
 from tasks.source.example import BadRowError, Example, is_filled, listed, reference_field, text_field
 from tasks.source.formats import KNOWN_ADAPTERS, Adapter
@@ -88,6 +89,7 @@ def _mapped(mapping: Mapping[str, str], columns: Sequence[str]) -> Adapter:
 
 
 def _custom(spec: str) -> Adapter:
+    check_code(f"source.adapter {spec!r}")
     module_name, _, class_name = spec.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # last, so that it shadows no package

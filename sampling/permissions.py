@@ -1,0 +1,58 @@
+"""Permissions of a configuration in this process: to run code that it names, to write outside of a folder.
+
+Whoever may run a deployment chooses its configuration; the environment of the worker decides what that may do.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from sampling.errors import ForbiddenError
+
+CODE = "DUAL_SAMPLING_ALLOW_CODE"  # 0 or 1; flows/orchestration/environment.py sets the default of a deployment's runs
+OUTPUT = "DUAL_SAMPLING_OUTPUT_ROOT"  # a folder, or s3://bucket/prefix
+
+
+def check_code(what: str) -> None:
+    """Call it before code that a configuration names is imported. Raises ForbiddenError unless CODE is 1 or unset."""
+    value = os.environ.get(CODE, "1").strip()
+    if value not in ("0", "1"):
+        raise ForbiddenError(f"{CODE} is {value!r} in the environment of this process; set it to 0 or 1")
+    if value == "0":
+        raise ForbiddenError(
+            f"{what} runs code that the configuration names, and {CODE} is 0 in the environment of this process (the"
+            " default of a deployment's runs): leave it out of the configuration, or set the variable to 1 where the"
+            " worker is started"
+        )
+
+
+def check_output(address: str | Path, key: str) -> None:
+    """Call it before anything is written to `address`, a path or URL that `key` of a configuration names.
+
+    Raises ForbiddenError unless it lies below OUTPUT, links followed, or OUTPUT is unset.
+    """
+    root = os.environ.get(OUTPUT, "").strip()
+    if root and not _lies_below(str(address), root):
+        raise ForbiddenError(
+            f"{key} {str(address)!r} lies outside of {root!r}, which {OUTPUT} in the environment of this process allows"
+            " alone: choose a place below it, or change the variable where the worker is started"
+        )
+
+
+def _lies_below(address: str, root: str) -> bool:
+    if "://" in address and "://" in root:
+        (scheme, *parts), (root_scheme, *root_parts) = _parts(address), _parts(root)
+        is_plain = not any(part in ("", ".", "..") for part in parts)
+        return is_plain and scheme == root_scheme and parts[: len(root_parts)] == root_parts
+    if "://" in address or "://" in root:
+        return False
+    try:
+        return Path(address).expanduser().resolve().is_relative_to(Path(root).expanduser().resolve())
+    except (OSError, RuntimeError):  # a circle of links, an unknown user
+        return False
+
+
+def _parts(url: str) -> list[str]:
+    scheme, _, path = url.partition("://")
+    return ["s3" if scheme.lower() == "s3a" else scheme.lower(), *path.rstrip("/").split("/")]
