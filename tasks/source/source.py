@@ -6,6 +6,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from tasks.config import SourceConfig
 from tasks.source.readers import FORMATS, Rows, SourceRow, format_of, one_line, read_rows
 
 FORMAT_NAMES = f"{', '.join(FORMATS)}, each also with .gz"
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +100,16 @@ def _open_hub(config: SourceConfig, hub: str) -> Source:
 
     revision = config.revision
     try:  # pin a branch to its commit, which a resumed run must find again
-        revision = HfApi().dataset_info(hub, revision=config.revision, timeout=10).sha
+        if not COMMIT.fullmatch(revision or ""):
+            revision = HfApi().dataset_info(hub, revision=revision, timeout=10).sha
     except HfHubHTTPError as error:
         raise SourceError(f"source.hub {hub!r} is not readable on the Hub: {one_line(error)}") from error
-    except Exception:  # no network: a cached copy is read under the given revision
-        pass
+    except Exception as error:
+        if not (is_offline_mode() or Path(hub).is_dir()):  # a copy here is read under the given revision
+            raise SourceError(
+                f"source.hub {hub!r}: the Hub does not answer, so the commit of its revision {revision or 'main'!r} is"
+                f" not known ({one_line(error)}); try again, or give a commit as source.revision"
+            ) from error
     try:
         stream = datasets.load_dataset(hub, config.subset, split=config.split, revision=revision, streaming=True)
     except Exception as error:  # datasets raises ValueError, FileNotFoundError, ConnectionError and its own types

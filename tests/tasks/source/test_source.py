@@ -140,3 +140,11 @@ def test_offline_without_a_cached_copy_is_an_error(monkeypatch: pytest.MonkeyPat
     ) as caught:
         open_source(SourceConfig(hub="org/name"))
     assert "\n" not in str(caught.value)
+
+
+def test_a_hub_that_does_not_answer_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under the branch's name a resumed run would be another one, whose rows are all sampled anew."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(SourceError, match=r"the commit of its revision 'v1' is not known \(.*a commit as source\.revision"):
+        open_source(SourceConfig(hub="org/name", revision="v1"))
