@@ -78,8 +78,7 @@ def after_hashes(solution: str) -> str | None:
 
 def last_boxed(solution: str) -> str | None:
     r"""Return the content of the last `\boxed{…}` (MATH), inner braces kept; None without a closed one."""
-    found = answers.last_boxed(solution)
-    return solution[slice(*found)].strip() or None if found else None
+    return ", ".join(answers.last_boxes(solution)) or None
 
 
 def _gsm8k(row: Row) -> Example:

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from validations.measure.scripts import HAN, KANA, count_letters
+from validations.text.scripts import HAN, KANA, count_letters
 
 NGRAM, LOOP_TOKENS, LOOP_SHARE = 8, 32, 0.5
 STRAY_LETTERS, STRAY_SHARE = 8, 0.05

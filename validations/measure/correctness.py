@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import lru_cache
+from decimal import Decimal
 from multiprocessing.connection import Connection
 from threading import Event, Lock
 from types import TracebackType
-from typing import Any
 
 from sampling.processes.child import Child
-from validations.measure.answers import MAX_ANSWER_CHARS, final_answer, formula, is_mathematics, same_text, tail
+from validations.measure.answers import MAX_ANSWER_CHARS, final_answer
+from validations.text.literals import same_text
+from validations.text.mathematics import Comparison
+from validations.text.notation import plain, quantity
 
 MAX_JUDGED = 20_000  # rows of a dataset; every k-th row of a larger one: the rate's standard error is 0.35 % at worst
 MAX_WORKERS = 4
@@ -27,7 +30,9 @@ START_TIME_S = 120.0  # a worker's imports take 1.5 s of CPU
 MEMORY_BYTES = 1 << 30  # a worker's address space; it takes 90 MB after its imports
 MAX_TIME_S = 300.0  # of a Grader; pairs after that are not judged
 
-Pair = tuple[str, str]
+Pair = tuple[str, str]  # of a completion and the reference answer
+Given = tuple[str, bool, str]  # a final answer, whether it is marked, the reference answer
+NUMBER = re.compile(r"[-+]?\d{1,18}(?:\.\d{1,18})?")
 READY = "ready"
 
 
@@ -61,21 +66,20 @@ class Grader:
         Only the completion's last 4,000 characters are read. Results are cached; one call at a time. Raises
         RuntimeError when a worker process does not start.
         """
-        tails = [(tail(completion), answer.strip()) for completion, answer in pairs]
-        harder: list[Pair] = []
-        for pair in dict.fromkeys(tails):
-            if hash(pair) not in self._known:
-                if same_text(*pair):
-                    self._known[hash(pair)] = True
-                elif not is_mathematics(pair[1]):
-                    self._known[hash(pair)] = False
+        given = [_given(*pair) for pair in pairs]
+        harder: list[Given] = []
+        for each in dict.fromkeys(given):
+            if hash(each) not in self._known:
+                grade = _compared(*each)
+                if grade is None:
+                    harder.append(each)
                 else:
-                    harder.append(pair)
+                    self._known[hash(each)] = grade
         if harder:
             self._verify(harder)
-        return [self._known.get(hash(pair)) for pair in tails]
+        return [self._known.get(hash(each)) for each in given]
 
-    def _verify(self, pairs: list[Pair]) -> None:
+    def _verify(self, pairs: list[Given]) -> None:
         """Fill `_known`; each worker takes the next pair as soon as it is idle."""
         begin = time.monotonic()
         waiting, lock, stopped = iter(pairs), Lock(), Event()
@@ -114,7 +118,7 @@ class _Worker:
         """The process, None while there is none."""
         return None if self._child is None else self._child.process
 
-    def judge(self, pair: Pair) -> bool | None:
+    def judge(self, pair: Given) -> bool | None:
         """Return None when the process had to be killed, or died."""
         child = self._child or self._start()
         with suppress(OSError, EOFError):
@@ -150,18 +154,23 @@ class _Worker:
         return child
 
 
-def _judge(completion: str, answer: str, parsed: Callable[[str], list[Any]]) -> bool:
-    """Compare by math-verify."""
-    from math_verify import verify
+def _given(completion: str, answer: str) -> Given:
+    given, is_marked = final_answer(completion)
+    return given[:MAX_ANSWER_CHARS], is_marked, answer.strip()
 
-    gold = parsed(f"\\boxed{{{formula(answer)}}}")
 
-    def holds(text: str) -> bool:
-        return bool(verify(gold, parsed(text), timeout_seconds=None))
-
-    given, is_marked = final_answer(completion.replace("\\$", ""))  # dollars: a lone one would begin a formula
-    # math-verify reads a formula without $…$ only inside a box, and a number before words only outside one.
-    return (is_marked and holds(f"\\boxed{{{given[:MAX_ANSWER_CHARS]}}}")) or holds(given)
+def _compared(given: str, is_marked: bool, answer: str) -> bool | None:
+    """Return whether a final answer is right as far as its text or plain number tells, else None."""
+    if len(answer) > MAX_ANSWER_CHARS:
+        return False
+    wanted = quantity(answer)
+    if wanted is None:
+        return same_text(given, answer, is_marked=is_marked)
+    if plain(given) == plain(answer):
+        return True
+    found = quantity(given)
+    numbers = [each.formula for each in (wanted, found) if each and not each.unit and NUMBER.fullmatch(each.formula)]
+    return Decimal(numbers[0]) == Decimal(numbers[1]) if len(numbers) == 2 else None
 
 
 def serve(connection: Connection) -> None:
@@ -170,21 +179,14 @@ def serve(connection: Connection) -> None:
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
-
-    reading = [LatexExtractionConfig(), ExprExtractionConfig()]
-
-    @lru_cache(64)
-    def parsed(text: str) -> list[Any]:
-        return list(parse(text, reading, parsing_timeout=None))
-
+    comparison = Comparison()
     connection.send(READY)
     while True:
-        completion, final = connection.recv()
+        given = connection.recv()
         # The kernel ends this process at its soft limit, even if the parent is gone.
         resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + 1 + CPU_TIME_S, resource.RLIM_INFINITY))
         try:
-            is_right = _judge(completion, final, parsed)
+            is_right = comparison.is_right(*given)
         except Exception:
             is_right = False
         connection.send(is_right)

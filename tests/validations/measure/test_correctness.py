@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -17,7 +18,8 @@ import pytest
 from validations.measure import correctness
 from validations.measure.correctness import Grader
 
-POWER = "#### 9**9**9**9"  # days of multiplication
+DATA = Path(__file__).parents[1] / "data"
+POWER = "#### 9^{9^{9^{9}}}"  # days of multiplication
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +95,14 @@ def test_right_and_wrong(grader: Grader) -> None:
     assert [pair for pair, grade in zip(WRONG, grader.grade(WRONG), strict=True) if grade is not False] == []
 
 
+def test_as_a_careful_human_grades(grader: Grader) -> None:
+    """Pairs that were labelled by hand: no right answer is wrong here, no wrong one right."""
+    pairs = [json.loads(line) for line in (DATA / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
+    grades = grader.grade([(pair["completion"], pair["final_answer"]) for pair in pairs])
+    assert len(pairs) > 400
+    assert [pair for pair, grade in zip(pairs, grades, strict=True) if grade is not pair["right"]] == []
+
+
 def test_only_the_end_is_looked_at(grader: Grader) -> None:
     line = "and so on\n"
     assert grader.grade([("#### 7\n" + line * 1000, "7.0"), (line * 1000 + "#### 7", "7.0")]) == [False, True]
@@ -102,11 +112,11 @@ def test_only_the_end_is_looked_at(grader: Grader) -> None:
 def test_a_row_that_hangs_is_not_judged_and_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(correctness, "WALL_TIME_S", 1.0)
     with Grader(1) as grader:
-        assert grader.grade([("#### 7.0", "7")]) == [True]
+        assert grader.grade([("#### 14/2", "7")]) == [True]
         before = grader._workers[0].process
         assert before is not None
         begin = time.monotonic()
-        assert grader.grade([(POWER, "7"), ("#### 8.0", "8"), (POWER, "7")]) == [None, True, None]
+        assert grader.grade([(POWER, "7"), ("#### 16/2", "8"), (POWER, "7")]) == [None, True, None]
         after = grader._workers[0].process
         assert after is not None
         assert before.poll() is not None
@@ -128,7 +138,7 @@ def test_a_hostile_row_is_never_right(grader: Grader) -> None:
 def test_the_kernel_ends_a_row_when_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(correctness, "WALL_TIME_S", 500.0)
     with Grader(1) as grader:
-        grader.grade([("#### 7.5", "7")])
+        grader.grade([("#### 15/2", "7")])
         process = grader._workers[0].process
         assert process is not None
         assert grader.grade([(POWER, "7")]) == [None]
@@ -137,7 +147,7 @@ def test_the_kernel_ends_a_row_when_nobody_waits(monkeypatch: pytest.MonkeyPatch
 
 def test_memory_is_bounded() -> None:
     with Grader(1) as grader:
-        grader.grade([("#### 7.5", "7")])
+        grader.grade([("#### 15/2", "7")])
         process = grader._workers[0].process
         assert process is not None
         (line,) = [
@@ -150,18 +160,21 @@ def test_memory_is_bounded() -> None:
 def test_time_is_bounded_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(correctness, "WALL_TIME_S", 0.5)
     with Grader(1, max_time_s=0.2) as grader:
-        pairs = [(f"{POWER}**{number}", "7") for number in range(50)]
+        pairs = [(f"{POWER}+{number}", "7") for number in range(50)]
         begin = time.monotonic()
         assert grader.grade(pairs) == [None] * 50
         assert time.monotonic() - begin < 60  # one row and a worker's start, not 50
-        assert grader.grade([("#### 9.0", "9"), ("#### 9", "9")]) == [None, True]  # a text is compared all the same
+        assert grader.grade([("#### 18/2", "9"), ("#### 9.0", "9")]) == [
+            None,
+            True,
+        ]  # a number is compared all the same
 
 
 def test_no_process_is_left_and_none_starts_for_texts() -> None:
     with Grader(1) as grader:
-        assert grader.grade([("#### 7", "7"), ("Paris", "Rome")]) == [True, False]
+        assert grader.grade([("#### 7.0", "7"), ("#### 8", "7"), ("Paris", "Rome")]) == [True, False, False]
         assert grader._workers[0].process is None
-        grader.grade([("#### 7.0", "7")])
+        grader.grade([("#### 14/2", "7")])
         process = grader._workers[0].process
         assert process is not None
     assert process.poll() is not None
@@ -170,22 +183,22 @@ def test_no_process_is_left_and_none_starts_for_texts() -> None:
 def test_a_worker_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with Grader(1) as grader, pytest.raises(RuntimeError, match=r"did not start.*math_verify"):
-        grader.grade([("#### 7.0", "7")])
+        grader.grade([("#### 14/2", "7")])
 
 
 @pytest.mark.slow
 def test_a_worker_that_dies_is_replaced() -> None:
     with Grader(1) as grader:
-        grader.grade([("#### 7.0", "7")])
+        grader.grade([("#### 14/2", "7")])
         grader._workers[0].kill()
-        grades = grader.grade([("#### 7.1", "7"), ("#### 7.2", "7.20")])
+        grades = grader.grade([("#### 71/10", "7"), ("#### 72/10", "7.2")])
         assert grades[0] in (None, False)
         assert grades[1] is True
 
 
 def test_from_a_thread(grader: Grader) -> None:
     grades: list[bool | None] = []
-    thread = threading.Thread(target=lambda: grades.extend(grader.grade([("#### 11.0", "11"), ("#### 12", "11")])))
+    thread = threading.Thread(target=lambda: grades.extend(grader.grade([("#### 22/2", "11"), ("#### 24/2", "11")])))
     thread.start()
     thread.join()
     assert grades == [True, False]
@@ -194,7 +207,7 @@ def test_from_a_thread(grader: Grader) -> None:
 SCRIPT = """
 from validations.measure.correctness import Grader
 with Grader() as grader:
-    print(grader.grade([("#### 7.0", "7"), ("#### 8", "7")]))
+    print(grader.grade([("#### 14/2", "7"), ("#### 16/2", "7")]))
 """
 
 
@@ -215,17 +228,17 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from validations.measure.correctness import Grader
 with Grader(1) as grader:
-    print(grader.grade([("#### 8.0", "7"), ("#### 7.0", "7")]))
+    print(grader.grade([("#### 16/2", "7"), ("#### 14/2", "7")]))
 """
 
 
 @pytest.mark.slow
 def test_a_child_finds_the_package_where_its_parent_did(tmp_path: Path) -> None:
-    """The script puts a copy, whose `formula` returns 8 for every answer, on its own path."""
+    """The script puts a copy, in which 16/2 alone is right, on its own path."""
     copy, other = tmp_path / "copy" / "validations", tmp_path / "work" / "validations"
     shutil.copytree(Path(correctness.__file__).parents[1], copy, ignore=shutil.ignore_patterns("__pycache__"))
-    with (copy / "measure" / "answers.py").open("a") as file:
-        file.write("\n\ndef formula(answer):\n    return '8'\n")
+    with (copy / "text" / "mathematics.py").open("a") as file:
+        file.write("\nComparison.is_right = lambda self, given, is_marked, answer: given == '16/2'\n")
     other.mkdir(parents=True)
     (other / "__init__.py").write_text("raise SystemExit('the wrong package')")
     done = subprocess.run(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from validations.measure.scripts import GREEK, HAN, KANA, LATIN, NUM_SCRIPTS, SCRIPTS, count_letters
+from validations.text.scripts import GREEK, HAN, KANA, LATIN, NUM_SCRIPTS, SCRIPTS, count_letters
 
 
 def counts(*texts: str) -> list[tuple[dict[int, int], dict[int, int]]]:
