@@ -114,7 +114,7 @@ def _produce(config: PipelineConfig, run: LockedRun) -> ProduceResult:
         folder.write_run(config, libraries)
         if (plan := read_plan(folder)) is None:
             write_metadata(folder.work, config, run.report.prompts, run.theta, run.teacher)
-            plan = plan_rows(folder, run.report, run.rows, config.shards.rows, run.theta, run.teacher)
+            plan = plan_rows(folder, run.report, run.rows, config.shards.rows)
             folder.upload_tree(folder.shards)
             folder.upload(folder.work / FACTS, folder.work / TOKENIZER, folder.quarantine, folder.plan)
         check_prompts(folder, plan, config.validation)

@@ -84,7 +84,7 @@ def open_run(config: PipelineConfig) -> OpenedRun:
     check_stop_ids(config.sampling.stop_token_ids, check_vocabularies(theta, teacher))
     contexts = context_length(config.models.theta), context_length(config.models.teacher)
     check_max_tokens(config.sampling.max_tokens, min(contexts))
-    report, rows = prepare_rows(config.source, config.prompts, theta, teacher)
+    report, rows = prepare_rows(config.source, config.prompts, theta, teacher, config.bounds)
     folder = RunFolder.of(config, identity_of(config, report), storage_options(config.publish.root))
     for path in (folder.work, folder.published, folder.refused):  # one of them may be a link
         check_output(folder.address(path), "publish.root")

@@ -12,8 +12,11 @@ DualSamplingError
 │   └── ServerRefusedError      a server that does not serve the configured model or request
 ├── RowError                    one row that cannot be sampled: quarantined and counted, never fatal
 │   ├── BadRowError             malformed, or without a required field (tasks/source/example.py)
-│   ├── MissingFieldError       without a field that a template uses (sampling/prompts/templates.py)
-│   ├── RenderError             a template fails on it (sampling/prompts/templates.py)
+│   ├── MissingFieldError       without a field that a template uses (sampling/prompts/rendering.py)
+│   ├── RenderError             a template fails on it (sampling/prompts/rendering.py)
+│   │   ├── RenderLimitError    or takes it beyond the bounds on time, memory and text
+│   │   └── UnusedToolsError    or has no place for its tools
+│   ├── ForgedTokenError        a tokenizer reads its text as a special token (sampling/prompts/encoding.py)
 │   ├── EmptyPromptError        a prompt without tokens
 │   ├── UnknownTokenError       a prompt given as ids, one of which its model does not have
 │   ├── PromptTooLongError      prompt + max_tokens exceed a model's context

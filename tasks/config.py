@@ -13,6 +13,12 @@ from sampling.served.config import HttpConfig
 from validations.limits import LIMIT_PRESETS, Limits
 from validations.suites import check_names
 
+# Of a chat template's variables, and of the function that renders it, those that are no choice of the configuration.
+CHAT_ARGUMENTS = {
+    *("messages", "conversations", "tools", "documents", "chat_template", "add_generation_prompt"),
+    *("continue_final_message", "return_assistant_tokens_mask"),
+}
+
 
 class SourceConfig(Frozen):
     """The origin of the rows: exactly one of `path` and `hub`."""
@@ -44,12 +50,24 @@ class PromptConfig(Frozen):
         "chat", description="chat: the model's own chat template around `template`; plain: `template` alone."
     )
     template: str = Field(min_length=1, description="Jinja, rendered in a sandbox, over the row's fields.")
-    system: str | None = Field(None, description="System message of the chat style.")
+    system: str | None = Field(
+        None, description="System message of the chat style: Jinja like `template`; blank text: none."
+    )
+    chat_template_kwargs: dict[str, bool | int | float | str | None] = Field(
+        {},
+        exclude_if=lambda given: not given,  # identities from before it stay valid
+        description="Variables of the model's chat template, e.g. enable_thinking: false.",
+    )
 
     @model_validator(mode="after")
-    def _system_needs_chat(self) -> Self:
-        if self.system is not None and self.style == "plain":
-            raise ValueError("system is for style: chat; put the text into the plain template instead")
+    def _chat_keys_need_chat(self) -> Self:
+        if self.style == "plain":
+            if self.system is not None:
+                raise ValueError("system is for style: chat; put the text into the plain template instead")
+            if self.chat_template_kwargs:
+                raise ValueError("chat_template_kwargs are for style: chat; a plain prompt has no chat template")
+        if taken := sorted(CHAT_ARGUMENTS & self.chat_template_kwargs.keys()):
+            raise ValueError(f"chat_template_kwargs cannot set {', '.join(taken)}, which the row or the prompt sets")
         return self
 
 

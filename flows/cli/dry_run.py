@@ -24,7 +24,7 @@ def dry_run(config: PipelineConfig, num_rows: int) -> None:
     theta, teacher = config.models.theta, config.models.teacher
     tokenizers = load_tokenizer(theta), load_tokenizer(teacher)
     check_stop_ids(config.sampling.stop_token_ids, check_vocabularies(*tokenizers))
-    report, rows = prepare_rows(config.source, config.prompts, *tokenizers)
+    report, rows = prepare_rows(config.source, config.prompts, *tokenizers, config.bounds)
     print(f"format: {report.adapter}")
     print(f"columns: {escape(', '.join(report.columns))}")
     num_printed = 0

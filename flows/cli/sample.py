@@ -75,10 +75,10 @@ def answer(
 def _prompt(tokenizer: PreTrainedTokenizerBase, fields: dict[str, str | None]) -> str:
     """Return the question in the model's chat template, or as plain lines for a model without one."""
     if tokenizer.chat_template:
-        template = PromptTemplate(tokenizer, style="chat", template=CHAT, system=fields["system"])
+        template = PromptTemplate(tokenizer, style="chat", template=CHAT, system="{{ system | default('') }}")
     else:
         template = PromptTemplate(tokenizer, style="plain", template=PLAIN)
-    return template.render(fields)
+    return template.prompt(fields).text
 
 
 async def _stream(sampler: DualSampler, prompt: DualPrompt, sampling: SamplingConfig) -> list[DrawnToken]:

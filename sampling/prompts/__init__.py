@@ -1,4 +1,4 @@
-"""The prompts of a row: templates, the Jinja sandbox that renders them, their token ids.
+"""The prompts of a row: templates, the process that renders them in a Jinja sandbox, their token ids.
 
-`sampling` and `tasks.source` import it; it imports only the errors.
+`sampling`, `tasks` and `flows` import it; it imports the errors, the bounds and `sampling.processes`.
 """

@@ -5,33 +5,70 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from sampling.errors import RowError
+from sampling.prompts.special_tokens import SpecialTokens
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def encode_prompts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Return the token ids of each text: with the tokenizer's prefix (BOS) once, without its suffix (EOS).
+class ForgedTokenError(RowError):
+    """A row whose text the tokenizer's normaliser makes a special token of."""
 
-    The prefix is not added to a text that has it already: many chat templates write BOS themselves.
-    """
-    if not texts:
-        return []
-    prefix, bos = _added_prefix(tokenizer), tokenizer.bos_token_id
-    encoded: list[list[int]]
-    encoded = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"]
-    prompts = []
-    for ids in encoded:
-        if ids[: len(prefix)] != prefix:
-            ids = prefix + ids
-        while bos is not None and ids[:2] == [bos, bos]:
-            ids = ids[1:]
-        prompts.append(ids)
-    return prompts
+    reason = "special_token"
+
+
+class PromptEncoder:
+    """An encoder of one model's prompts: with the tokenizer's prefix (BOS) once, without its suffix (EOS)."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.special = SpecialTokens(tokenizer)
+        self._tokenizer = tokenizer
+        self._prefix = _added_prefix(tokenizer)
+        self._normalises = not tokenizer.is_fast or tokenizer.backend_tokenizer.normalizer is not None
+
+    def encode(self, texts: Sequence[str]) -> list[list[int] | ForgedTokenError]:
+        """Return the token ids of each text, or the error of one whose ids hold a special token it does not spell."""
+        return [self._checked(text, ids) for text, ids in zip(texts, _encode(self._tokenizer, texts), strict=True)]
+
+    def refuse_forged(self, texts: Sequence[str]) -> None:
+        """Raise ForgedTokenError for a text of a row that the tokenizer reads as a special token, on its own."""
+        if self._normalises:
+            for ids in self.encode(texts):
+                if isinstance(ids, RowError):
+                    raise ids
+
+    def _checked(self, text: str, ids: list[int]) -> list[int] | ForgedTokenError:
+        if (token := self.special.forged(text, ids)) is not None:
+            return ForgedTokenError(
+                f"{self._tokenizer.name_or_path or 'the tokenizer'} reads other text of the row as its special token "
+                f"{token!r}; remove what looks like it"
+            )
+        return _dressed(self._tokenizer, self._prefix, ids)
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
-    """Return the token ids of one text, as `encode_prompts` does."""
-    return tuple(encode_prompts(tokenizer, [text])[0])
+    """Return the token ids of one text, as a `PromptEncoder` does, whatever special tokens it holds.
+
+    The prefix is not added to a text that has it already: many chat templates write BOS themselves.
+    """
+    return tuple(_dressed(tokenizer, _added_prefix(tokenizer), _encode(tokenizer, [text])[0]))
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    encoded: list[list[int]] = []
+    if texts:
+        encoded = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"]
+    return encoded
+
+
+def _dressed(tokenizer: PreTrainedTokenizerBase, prefix: list[int], ids: list[int]) -> list[int]:
+    bos = tokenizer.bos_token_id
+    if ids[: len(prefix)] != prefix:
+        ids = prefix + ids
+    while bos is not None and ids[:2] == [bos, bos]:
+        ids = ids[1:]
+    return ids
 
 
 def _added_prefix(tokenizer: PreTrainedTokenizerBase) -> list[int]:

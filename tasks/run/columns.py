@@ -29,6 +29,14 @@ def source_columns(rows: Sequence[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_arrays([array for _, array in columns], schema=pa.schema([field for field, _ in columns]))
 
 
+def answered(messages: Sequence[dict[str, str]], completion: str) -> list[dict[str, str]]:
+    """Return a planned row's turns with the completion, behind what the chat template began the answer with."""
+    *turns, last = messages
+    if last["role"] != "assistant":
+        return [*turns, last, {"role": "assistant", "content": completion}]
+    return [*turns, {**last, "content": last["content"] + completion}]
+
+
 def unify_shards(paths: Sequence[Path]) -> None:
     """Rewrite the planned shards whose source columns differ in type, so that all have one schema."""
     found = (pq.read_schema(path).remove_metadata() for path in paths)

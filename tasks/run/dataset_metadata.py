@@ -14,6 +14,7 @@ from tokenizers.decoders import DecodeStream
 
 from sampling.models.folder import eos_ids
 from sampling.prompts.sandbox import SANDBOX
+from sampling.prompts.templates import Prompt, PromptTemplate, Row
 from tasks.config import PipelineConfig, PromptConfig, PromptsConfig
 from tasks.source.formats import KNOWN_ADAPTERS
 from tasks.store.durable import write_bytes, write_json
@@ -64,7 +65,7 @@ def write_metadata(
     hidden = frozenset().union(*(adapter.hidden_fields for adapter in KNOWN_ADAPTERS))
     if config.source.columns:  # the reference's columns under the source's own names
         hidden |= {column for name, column in config.source.columns.items() if name != "question"}
-    named = find_undeclared_variables(SANDBOX.parse(prompts.teacher.template))
+    named = find_undeclared_variables(SANDBOX.parse(prompts.teacher.template + (prompts.teacher.system or "")))
     facts = {
         "kl_symmetric": config.mixture.alpha_method == "kl_symmetry",
         "teacher_sees_reference": bool(named & hidden),
@@ -127,28 +128,23 @@ def _turn(tokenizer: PreTrainedTokenizerBase, prompt: PromptConfig) -> dict[str,
     """Return what the chat template writes around a user's turn, found by rendering markers; None if not found."""
     if prompt.style == "plain":
         return None
-    user, assistant, user_again = (
-        {"role": role, "content": text}
-        for role, text in (("user", USER), ("assistant", ASSISTANT), ("user", USER_AGAIN))
+    kwargs = prompt.chat_template_kwargs
+    template = PromptTemplate(tokenizer, style="chat", template="{{ text }}", chat_template_kwargs=kwargs)
+    system, user, assistant = (
+        {"role": role, "content": text} for role, text in (("system", SYSTEM), ("user", USER), ("assistant", ASSISTANT))
     )
-    try:
-        first = tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
-        all_three = tokenizer.apply_chat_template(
-            [user, assistant, user_again], tokenize=False, add_generation_prompt=True
+    first, all_three, with_system = (
+        result.text if isinstance(result, Prompt) else ""  # some templates accept no system message
+        for result in template.prompts(
+            [Row({"text": USER}), Row({"text": USER_AGAIN}, [user, assistant]), Row({"text": USER}, [system])]
         )
-    except Exception:  # a chat template may raise anything, on purpose too
+    )
+    if not first or not all_three:
         return None
-    assert isinstance(first, str)
-    assert isinstance(all_three, str)
     head, found, after = first.partition(USER)
     between = all_three.partition(ASSISTANT)[2].partition(USER_AGAIN)[0]
     before = _common_suffix(head, between)
-    try:
-        text = tokenizer.apply_chat_template([{"role": "system", "content": SYSTEM}, user], tokenize=False)
-    except Exception:  # some templates accept no system message
-        text = ""
-    assert isinstance(text, str)
-    before_system, system_found, after_system = text.partition(USER)[0].partition(SYSTEM)
+    before_system, system_found, after_system = with_system.partition(USER)[0].partition(SYSTEM)
     if system_found and before not in before_system:  # else the system message is a part of the user's turn
         before = _common_suffix(before, after_system)
     return {"before": before, "after": after} if found and before and after else None

@@ -9,19 +9,15 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 import pyarrow as pa
 
 from sampling.errors import OutputError, SourceError
-from sampling.prompts.encoding import encode_prompts
 from tasks.run.columns import source_columns, unify_shards, write_table
 from tasks.run.folder import RunFolder
 from tasks.source.rows import PreparedRow, QuarantinedRow, SourceReport
 from tasks.store.durable import read_json, sync, write_json
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 FORMAT = 2  # of rows.parquet and plan.json; since 2 a planned row holds its prompts' token ids
 # Fields of the column `example`, which quality checks compare prompts and completions with.
@@ -74,8 +70,6 @@ def write_plan(
     report: SourceReport,
     rows: Iterator[PreparedRow | QuarantinedRow],
     rows_per_shard: int,
-    theta: PreTrainedTokenizerBase,
-    teacher: PreTrainedTokenizerBase,
 ) -> Plan:
     """Write every row with its prompts' token ids, in the source's order, one shard in memory at a time.
 
@@ -90,7 +84,7 @@ def write_plan(
         while batch := list(islice(good, rows_per_shard)):
             shard = folder.shard(len(paths))
             shard.parts.mkdir(parents=True)
-            write_table(shard.rows, _to_table(batch, theta, teacher))
+            write_table(shard.rows, _to_table(batch))
             paths.append(shard.rows)
             num_rows += len(batch)
     if not num_rows:
@@ -128,13 +122,13 @@ def _without_quarantined(
         quarantine.write(json.dumps(asdict(row), sort_keys=True) + "\n")
 
 
-def _to_table(rows: list[PreparedRow], theta: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> pa.Table:
+def _to_table(rows: list[PreparedRow]) -> pa.Table:
     columns: dict[str, list[Any]] = {
         "id": [row.id for row in rows],
         "theta_prompt": [row.theta_prompt for row in rows],
         "teacher_prompt": [row.teacher_prompt for row in rows],
-        "theta_prompt_ids": encode_prompts(theta, [row.theta_prompt for row in rows]),
-        "teacher_prompt_ids": encode_prompts(teacher, [row.teacher_prompt for row in rows]),
+        "theta_prompt_ids": [row.theta_prompt_ids for row in rows],
+        "teacher_prompt_ids": [row.teacher_prompt_ids for row in rows],
         "messages": [row.messages for row in rows],
         "example": [{name: getattr(row.example, name) for name in EXAMPLE} for row in rows],
     }

@@ -11,8 +11,9 @@ from decimal import Decimal
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
-from sampling.errors import EmptyPromptError, RowError, SourceError, TemplateError
-from sampling.prompts.templates import Message, PromptTemplate
+from sampling.bounds import Bounds
+from sampling.errors import RowError, SourceError, TemplateError
+from sampling.prompts.templates import Message, Prompt, PromptTemplate, RenderLimitError, Row
 from tasks.config import PromptConfig, PromptsConfig, SourceConfig
 from tasks.source.example import BadRowError, Example, template_fields
 from tasks.source.formats import Adapter
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["PreparedRow", "QuarantinedRow", "SourceReport", "prepare_rows"]
 
 NUM_HEAD_ROWS = 100  # rows inspected before sampling starts: format, columns, templates
+NUM_BEYOND = 3  # rows, the shortest ones, that go beyond the bounds of rendering: then the template itself does
+BATCH_ROWS, BATCH_BYTES = 256, 8 << 20  # rendered and encoded at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +40,24 @@ class PreparedRow:
     fields: dict[str, Any]  # the source's columns, unchanged
     theta_prompt: str
     teacher_prompt: str
-    messages: list[Message]  # theta's conversation, up to and including the turn to be answered
+    theta_prompt_ids: list[int]
+    teacher_prompt_ids: list[int]
+    messages: list[Message]  # theta's conversation up to the answer, with what its chat template begins that with
     example: Example  # the row in the fields that the quality gate compares with
+
+
+@dataclass(frozen=True, slots=True)
+class _Recognised:
+    """A row in the common schema, without its prompts yet."""
+
+    source: SourceRow
+    id: str
+    num_bytes: int  # of its content
+    example: Example
+
+    @property
+    def for_prompt(self) -> Row:
+        return _row(self.source, self.example)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +76,7 @@ def prepare_rows(
     prompts: PromptsConfig,
     theta_tokenizer: PreTrainedTokenizerBase,
     teacher_tokenizer: PreTrainedTokenizerBase,
+    bounds: Bounds | None = None,
 ) -> tuple[SourceReport, Iterator[PreparedRow | QuarantinedRow]]:
     """Recognise the source's format, then return a lazy stream of its prepared rows.
 
@@ -78,8 +98,8 @@ def prepare_rows(
         theta_tokenizer, teacher_tokenizer, has_reference=any(example.answer for _, example in examples)
     )
     resolved = PromptsConfig(theta=prompts.theta or defaults.theta, teacher=prompts.teacher or defaults.teacher)
-    theta = _compile("theta", resolved.theta, theta_tokenizer, hidden=adapter.hidden_fields)
-    teacher = _compile("teacher", resolved.teacher, teacher_tokenizer)
+    theta = _compile("theta", resolved.theta, theta_tokenizer, bounds, hidden=adapter.hidden_fields)
+    teacher = _compile("teacher", resolved.teacher, teacher_tokenizer, bounds)
     for template in (theta, teacher):
         _check(template, examples)
     report = SourceReport(adapter.name, columns, resolved, opened.files, opened.fingerprint)
@@ -90,51 +110,87 @@ def _prepared(
     adapter: Adapter, theta: PromptTemplate, teacher: PromptTemplate, rows: Iterable[SourceRow | QuarantinedRow]
 ) -> Iterator[PreparedRow | QuarantinedRow]:
     with Seen() as seen:
+        for batch in _batches(_recognise(adapter, seen, row) for row in rows):
+            good = [row.for_prompt for row in batch if isinstance(row, _Recognised)]
+            pairs = zip(theta.prompts(good), teacher.prompts(good), strict=True)
+            for row in batch:
+                yield row if isinstance(row, QuarantinedRow) else _prepare(theta, row, *next(pairs))
+
+
+def _batches(rows: Iterable[_Recognised | QuarantinedRow]) -> Iterator[list[_Recognised | QuarantinedRow]]:
+    batch: list[_Recognised | QuarantinedRow] = []
+    num_bytes = 0
+    try:
         for row in rows:
-            yield row if isinstance(row, QuarantinedRow) else _prepare(adapter, theta, teacher, seen, row)
+            batch.append(row)
+            num_bytes += row.num_bytes if isinstance(row, _Recognised) else 0
+            if len(batch) == BATCH_ROWS or num_bytes > BATCH_BYTES:
+                yield batch
+                batch, num_bytes = [], 0
+    except SourceError:  # after the rows before it
+        yield batch
+        raise
+    yield batch
+
+
+def _recognise(adapter: Adapter, seen: Seen, row: SourceRow | QuarantinedRow) -> _Recognised | QuarantinedRow:
+    if isinstance(row, QuarantinedRow):
+        return row
+    row_id = None
+    try:
+        content = _content(row.fields)
+        row_id = _row_id(content, seen)
+        return _Recognised(row, row_id, len(content), adapter.example(row.fields))
+    except RowError as error:
+        return QuarantinedRow(row.location, error.reason, str(error), row_id)
 
 
 def _prepare(
-    adapter: Adapter, theta: PromptTemplate, teacher: PromptTemplate, seen: Seen, row: SourceRow
+    template: PromptTemplate, row: _Recognised, theta: Prompt | RowError, teacher: Prompt | RowError
 ) -> PreparedRow | QuarantinedRow:
-    row_id = None
+    """Put a row and its prompts together; `template` is theta's."""
     try:
-        row_id = _row_id(row.fields, seen)
-        example = adapter.example(row.fields)
-        fields = template_fields(row.fields, example)
-        prompts = {"theta": theta.render(fields, example.history), "teacher": teacher.render(fields, example.history)}
-        messages = _messages(theta, fields, example)
-        for name, prompt in prompts.items():
-            if not prompt.strip():
-                raise EmptyPromptError(f"{name}'s prompt is empty")
+        if isinstance(theta, RowError):
+            raise theta
+        if isinstance(teacher, RowError):
+            raise teacher
+        messages = theta.messages if template.style == "chat" else _messages(template, row.example)
+        template.encoder.refuse_forged([turn["content"] for turn in messages])
     except RowError as error:
-        return QuarantinedRow(row.location, error.reason, str(error), row_id)
-    return PreparedRow(row_id, row.fields, prompts["theta"], prompts["teacher"], messages, example)
+        return QuarantinedRow(row.source.location, error.reason, str(error), row.id)
+    prompts = theta.text, teacher.text, theta.ids, teacher.ids
+    return PreparedRow(row.id, row.source.fields, *prompts, messages, row.example)
 
 
-def _messages(theta: PromptTemplate, fields: dict[str, Any], example: Example) -> list[Message]:
-    """Theta's prompt as a list of turns; with a plain template, the history and the bare question."""
-    if theta.style == "chat":
-        return theta.conversation(fields, example.history)
+def _messages(theta: PromptTemplate, example: Example) -> list[Message]:
+    """Return the history and the bare question, for a plain template."""
     turns: list[Message] = [*example.history, {"role": "user", "content": example.question}]
     return [{"role": turn["role"], "content": theta.neutralise(turn["content"])} for turn in turns]
 
 
-def _row_id(fields: dict[str, Any], seen: Seen) -> str:
-    digest = _digest(fields)
+def _row(row: SourceRow, example: Example) -> Row:
+    return Row(template_fields(row.fields, example), example.history, example.tools)
+
+
+def _row_id(content: bytes, seen: Seen) -> str:
+    digest = _digest(content)
     num_before = seen.add(digest)
     return f"{digest.hex()}-{num_before}" if num_before else digest.hex()
 
 
-def _digest(fields: dict[str, Any]) -> bytes:
-    """Return a 16-byte BLAKE2b digest of a row's content, independent of the order of columns and of null columns.
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()
+
+
+def _content(fields: dict[str, Any]) -> bytes:
+    """Return a row's content as bytes, independent of the order of columns and of null columns.
 
     Raises BadRowError for invalid text and for values that are neither JSON nor one of Parquet's plain types.
     """
     filled = {column: value for column, value in fields.items() if value is not None}
     try:
         text = json.dumps(filled, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_plain)
-        return hashlib.blake2b(text.encode(), digest_size=16).digest()
+        return text.encode()
     except UnicodeEncodeError as error:
         character = ascii(error.object[error.start])
         raise BadRowError("not_utf8", f"its text holds {character}, which is no character") from error
@@ -150,11 +206,15 @@ def _plain(value: Any) -> dict[str, str]:
 
 
 def _compile(
-    model: str, prompt: PromptConfig | None, tokenizer: PreTrainedTokenizerBase, hidden: Collection[str] = ()
+    model: str,
+    prompt: PromptConfig | None,
+    tokenizer: PreTrainedTokenizerBase,
+    bounds: Bounds | None,
+    hidden: Collection[str] = (),
 ) -> PromptTemplate:
     assert prompt is not None
-    settings = prompt.model_dump(include={"style", "template", "system"})
-    return PromptTemplate(tokenizer, **settings, hidden=hidden, name=f"prompts.{model}.template")
+    name = f"prompts.{model}.template"
+    return PromptTemplate(tokenizer, **dict(prompt), hidden=hidden, name=name, bounds=bounds)
 
 
 def _examples(adapter: Adapter, rows: list[SourceRow]) -> list[tuple[SourceRow, Example]]:
@@ -172,15 +232,16 @@ def _examples(adapter: Adapter, rows: list[SourceRow]) -> list[tuple[SourceRow, 
 
 
 def _check(template: PromptTemplate, examples: list[tuple[SourceRow, Example]]) -> None:
-    """Raise TemplateError if the template fails on every one of the first rows."""
+    """Raise TemplateError if the template fails on every one of the first rows, or goes beyond its bounds on three."""
     errors: list[RowError] = []
-    for row, example in examples:
-        try:
-            template.render(template_fields(row.fields, example), example.history)
+    for row, example in sorted(examples, key=lambda pair: len(pair[1].question)):
+        (result,) = template.prompts([_row(row, example)])
+        if not isinstance(result, RowError):
             return
-        except RowError as error:
-            errors.append(error)
-    raise TemplateError(str(errors[0])) from errors[0]
+        errors.append(result)
+        if sum(isinstance(error, RenderLimitError) for error in errors) == NUM_BEYOND:
+            break
+    raise TemplateError(str(errors[-1]))
 
 
 def _unreadable_message(files: tuple[str, ...], head: list[SourceRow | QuarantinedRow]) -> str:

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sampling.errors import RefusedError
+from tasks.run.columns import answered
 from tasks.run.dataset_metadata import read_metadata
 from tasks.run.folder import RunFolder
 from tasks.run.parts import read_parts
@@ -34,7 +35,7 @@ def check_prompts(folder: RunFolder, plan: Plan, limits: Limits) -> None:
     for index in range(plan.num_shards):
         rows = pq.read_table(folder.shard(index).rows, columns=PROMPT_COLUMNS)
         # The checks read conversations that end with the completion.
-        messages = [[*turns, {"role": "assistant", "content": ""}] for turns in rows["messages"].to_pylist()]
+        messages = [answered(turns, "") for turns in rows["messages"].to_pylist()]
         field = rows.schema.field("messages")
         index_of_messages = rows.schema.get_field_index(field.name)
         rows = rows.set_column(index_of_messages, field, pa.array(messages, field.type))

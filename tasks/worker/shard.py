@@ -23,7 +23,7 @@ from sampling.errors import EngineError, UnsupportedVllmError
 from sampling.processes.errors import as_message, from_message
 from sampling.record import RECORD_SCHEMA
 from tasks.config import ShardsConfig
-from tasks.run.columns import PREFIX, published_names
+from tasks.run.columns import PREFIX, answered, published_names
 from tasks.run.folder import RunFolder
 from tasks.run.pace import PER_SHARD, Pace, coarse
 from tasks.run.parts import Failure, Key, Parts, Totals, is_whole, read_parts
@@ -203,7 +203,7 @@ def to_dataset(rows: pa.Table, records: pa.Table) -> pa.Table:
     columns |= {published: rows[f"{PREFIX}{name}"] for name, published in names.items()}
     columns |= {name: rows[name] for name in ("theta_prompt", "teacher_prompt", "example")}
     conversations = [
-        [*messages, {"role": "assistant", "content": completion}]
+        answered(messages, completion)
         for messages, completion in zip(rows["messages"].to_pylist(), records["completion"].to_pylist(), strict=True)
     ]
     columns["messages"] = pa.array(conversations, rows.schema.field("messages").type)

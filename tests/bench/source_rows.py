@@ -91,7 +91,7 @@ def main() -> None:
     else:
         run = RunFolder.of(config, {})
         run.work.mkdir(parents=True, exist_ok=True)
-        plan = write_plan(run, report, reported(rows), args.shard_rows, *tokenizers)
+        plan = write_plan(run, report, reported(rows), args.shard_rows)
         print(f"{plan.num_rows} rows in {plan.num_shards} shards; {time.monotonic() - start:.1f} s in all, {_memory()}")
 
 

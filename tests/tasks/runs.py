@@ -41,11 +41,14 @@ def make_report(config: PipelineConfig) -> SourceReport:
 
 
 def make_row(i: int, **fields: Any) -> PreparedRow:
+    encode = byte_speller().encode
     return PreparedRow(
         id=f"{i:032x}",
         fields={"question": f"What is {i}?", "answer": f"#### {i}", **fields},
         theta_prompt=f"What is {i}?",
         teacher_prompt=f"What is {i}? #### {i}",
+        theta_prompt_ids=encode(f"What is {i}?"),
+        teacher_prompt_ids=encode(f"What is {i}? #### {i}"),
         messages=[{"role": "user", "content": f"What is {i}?"}],
         example=Example(f"What is {i}?", f"#### {i}", final_answer=str(i)),
     )
@@ -56,9 +59,7 @@ def make_run(config: PipelineConfig, rows: Iterable[PreparedRow | QuarantinedRow
     folder = RunFolder.of(config, {"sampling": config.sampling.model_dump(mode="json")})
     folder.work.mkdir(parents=True)
     folder.write_run(config, {})
-    return folder, write_plan(
-        folder, make_report(config), iter(rows), config.shards.rows, byte_speller(), byte_speller()
-    )
+    return folder, write_plan(folder, make_report(config), iter(rows), config.shards.rows)
 
 
 def sample(

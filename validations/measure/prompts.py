@@ -180,7 +180,9 @@ def _agrees(turns: list[Any], theta_prompt: str, completion: str) -> bool:
         return False
     question, answer = (turn["content"] or "" for turn in turns[-2:])
     roles = [turn.get("role", role) for turn, role in zip(turns[-2:], ("user", "assistant"), strict=True)]
-    if roles != ["user", "assistant"] or answer != completion or not question.strip():
+    if roles != ["user", "assistant"] or not answer.endswith(completion) or not question.strip():
+        return False
+    if not theta_prompt.endswith(answer[: len(answer) - len(completion)]):  # a chat template may begin the answer
         return False
     # theta_not_empty reports an empty prompt.
     return not theta_prompt.strip() or question in theta_prompt or _squeezed(question) in _squeezed(theta_prompt)

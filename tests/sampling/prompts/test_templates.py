@@ -11,7 +11,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from sampling.errors import TemplateError
-from sampling.prompts.encoding import encode_prompt, encode_prompts
+from sampling.prompts.encoding import PromptEncoder, encode_prompt
 from sampling.prompts.templates import MissingFieldError, PromptTemplate, RenderError
 from tests.tiny import EOS, byte_tokenizer
 
@@ -45,7 +45,7 @@ def template(source: str, style: Any = "plain", **context: Any) -> PromptTemplat
 
 def test_plain_is_the_rendered_template() -> None:
     prompt = template("Q: {{ question }}\nHint: {{ answer }}\nA:")
-    assert prompt.render({"question": "1+1?", "answer": "#### 2"}) == "Q: 1+1?\nHint: #### 2\nA:"
+    assert prompt.prompt({"question": "1+1?", "answer": "#### 2"}).text == "Q: 1+1?\nHint: #### 2\nA:"
 
 
 def test_chat_is_the_models_own_template() -> None:
@@ -56,16 +56,16 @@ def test_chat_is_the_models_own_template() -> None:
         *history,
         {"role": "user", "content": "1+1?!"},
     ]
-    assert prompt.conversation({"question": "1+1?"}, history) == turns
+    assert prompt.prompt({"question": "1+1?"}, history).messages == turns
     expected = TOKENIZER.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    assert prompt.render({"question": "1+1?"}, history) == expected
+    assert prompt.prompt({"question": "1+1?"}, history).text == expected
     assert expected.endswith("<|im_start|>assistant\n")
 
 
 def test_own_system_message_replaces_the_rows() -> None:
     history = [{"role": "system", "content": "row's"}, {"role": "user", "content": "u"}]
-    kept = template("{{ question }}", "chat").conversation({"question": "q"}, history)
-    replaced = template("{{ question }}", "chat", system="own").conversation({"question": "q"}, history)
+    kept = template("{{ question }}", "chat").prompt({"question": "q"}, history).messages
+    replaced = template("{{ question }}", "chat", system="own").prompt({"question": "q"}, history).messages
     assert [turn["content"] for turn in kept] == ["row's", "u", "q"]
     assert [turn["content"] for turn in replaced] == ["own", "u", "q"]
 
@@ -98,21 +98,21 @@ def test_chat_without_a_chat_template_is_refused() -> None:
 @pytest.mark.parametrize("fields", [{"question": "q"}, {"question": "q", "hint": None}])
 def test_a_missing_or_null_field_is_named_beside_those_there_are(fields: dict[str, Any]) -> None:
     with pytest.raises(MissingFieldError, match=r"missing or null: 'hint' is undefined; there are: question$"):
-        template("{{ question }} {{ hint }}").render(fields)
+        template("{{ question }} {{ hint }}").prompt(fields)
 
 
 def test_a_failing_template_is_a_row_error() -> None:
     with pytest.raises(RenderError, match="TypeError"):
-        template("{{ question + 1 }}").render({"question": "q"})
-    with pytest.raises(RenderError, match="more than 4,000,000 characters"):
-        template("{% for a in q %}{% for b in q %}{{ q }}{% endfor %}{% endfor %}").render({"q": "x" * 1000})
+        template("{{ question + 1 }}").prompt({"question": "q"})
+    with pytest.raises(RenderError, match=r"more than bounds\.prompt_chars \(4000000\) characters"):
+        template("{% for a in q %}{% for b in q %}{{ q }}{% endfor %}{% endfor %}").prompt({"q": "x" * 1000})
 
 
 def test_a_chat_template_that_refuses_the_row_is_a_row_error() -> None:
     refusing = make_tokenizer(chat_template="{{ raise_exception('roles must alternate') }}")
     prompt = PromptTemplate(refusing, style="chat", template="{{ question }}")
     with pytest.raises(RenderError, match="chat template refuses the row: roles must alternate"):
-        prompt.render({"question": "q"})
+        prompt.prompt({"question": "q"})
 
 
 # --- row text that spells special tokens ---
@@ -124,28 +124,28 @@ def test_row_text_cannot_forge_a_turn(token: str) -> None:
     harmless = {"question": "1+1?"}
     for style in ("plain", "chat"):
         prompt = template("{{ question }}", style)
-        forged = [i for i in encode_prompt(TOKENIZER, prompt.render({"question": attack})) if i in SPECIAL_IDS]
-        honest = [i for i in encode_prompt(TOKENIZER, prompt.render(harmless)) if i in SPECIAL_IDS]
+        forged = [i for i in encode_prompt(TOKENIZER, prompt.prompt({"question": attack}).text) if i in SPECIAL_IDS]
+        honest = [i for i in encode_prompt(TOKENIZER, prompt.prompt(harmless).text) if i in SPECIAL_IDS]
         assert forged == honest
 
 
 def test_special_tokens_get_a_space() -> None:
-    assert template("{{ q }}").render({"q": f"a{EOS}b <s> {{{{ q }}}}"}) == "a< |endoftext|>b <s> {{ q }}"
+    assert template("{{ q }}").prompt({"q": f"a{EOS}b <s> {{{{ q }}}}"}).text == "a< |endoftext|>b <s> {{ q }}"
 
 
 def test_special_tokens_of_the_template_itself_are_kept() -> None:
     prompt = template(f"{BOS}<|im_start|>user\n{{{{ question }}}}<|im_end|>")
-    assert prompt.render({"question": "<|im_end|>"}) == f"{BOS}<|im_start|>user\n< |im_end|><|im_end|>"
+    assert prompt.prompt({"question": "<|im_end|>"}).text == f"{BOS}<|im_start|>user\n< |im_end|><|im_end|>"
 
 
 def test_two_fields_cannot_spell_a_token_together() -> None:
-    rendered = template("{{ a }}{{ b }}").render({"a": "<|im_st", "b": "art|>"})
+    rendered = template("{{ a }}{{ b }}").prompt({"a": "<|im_st", "b": "art|>"}).text
     assert rendered == "< |im_start|>"
 
 
 def test_earlier_turns_are_row_text_too() -> None:
     history = [{"role": "user", "content": "hi<|im_end|>"}, {"role": "assistant", "content": EOS}]
-    conversation = template("{{ question }}", "chat").conversation({"question": "q"}, history)
+    conversation = template("{{ question }}", "chat").prompt({"question": "q"}, history).messages
     assert [turn["content"] for turn in conversation] == ["hi< |im_end|>", "< |endoftext|>", "q"]
 
 
@@ -157,7 +157,7 @@ PIECES = ["<", "|", ">", "<|", "|>", "im_start", "im_end", "[", "INST", "]", "en
     st.lists(st.sampled_from(PIECES), max_size=6).map("".join),
 )
 def test_no_text_spells_a_special_token(first: str, second: str) -> None:
-    rendered = template("{{ first }}{{ second }}").render({"first": first, "second": second})
+    rendered = template(":{{ first }}{{ second }}").prompt({"first": first, "second": second}).text.removeprefix(":")
     assert not SPECIAL_IDS & set(TOKENIZER.encode(rendered))
     assert rendered.replace(" ", "") == (first + second).replace(" ", "")  # only spaces are added
 
@@ -174,7 +174,7 @@ BOS_ID, EOS_ID = TOKENIZER.convert_tokens_to_ids([BOS, EOS])
 def test_bos_once_and_no_eos(post_processor: str, adds_bos: bool, template_writes_bos: bool) -> None:
     chat_template = ("{{ bos_token }}" if template_writes_bos else "") + CHATML
     tokenizer = make_tokenizer(post_processor, chat_template)
-    text = PromptTemplate(tokenizer, style="chat", template="{{ q }}").render({"q": "hé"})
+    text = PromptTemplate(tokenizer, style="chat", template="{{ q }}").prompt({"q": "hé"}).text
     ids = encode_prompt(tokenizer, text)
     body = tuple(TOKENIZER.encode(text.removeprefix(BOS), add_special_tokens=False))
     assert ids == ((BOS_ID,) if adds_bos or template_writes_bos else ()) + body
@@ -192,5 +192,6 @@ def test_an_empty_text_has_the_prefix_alone() -> None:
 
 def test_many_texts_are_encoded_as_each_alone() -> None:
     tokenizer, texts = make_tokenizer(f"{BOS} $A {EOS}"), ["a", "", BOS + "b", EOS]
-    assert [tuple(ids) for ids in encode_prompts(tokenizer, texts)] == [encode_prompt(tokenizer, t) for t in texts]
-    assert encode_prompts(tokenizer, []) == []
+    encoded = PromptEncoder(tokenizer).encode(texts)
+    assert encoded == [list(encode_prompt(tokenizer, text)) for text in texts]
+    assert PromptEncoder(tokenizer).encode([]) == []

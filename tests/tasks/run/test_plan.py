@@ -63,7 +63,7 @@ def test_an_interrupted_planning_starts_over(tmp_path: Path) -> None:
     folder = RunFolder.of(config, {"sampling": config.sampling.model_dump(mode="json")})
     assert read_plan(folder) is None
     assert folder.shard(1).rows.exists()
-    plan = write_plan(folder, make_report(config), (make_row(i) for i in range(3)), 4, byte_speller(), byte_speller())
+    plan = write_plan(folder, make_report(config), (make_row(i) for i in range(3)), 4)
     assert (plan.num_rows, plan.num_shards) == (3, 1)
     assert not folder.shard(1).path.exists()
 

@@ -93,7 +93,7 @@ class Chat:
         self, question: str, template: str = "{{ question }}", history: Sequence[Message] = (), **rest: Any
     ) -> str:
         prompt = PromptTemplate(self.tokenizer, style="chat", template=template, system=rest.pop("system", None))
-        return prompt.render({"question": question, **rest}, history)
+        return prompt.prompt({"question": question, **rest}, history).text
 
     def carries(self, prompt: str, question: str) -> bool:
         """Whether the gate finds the question in both prompts, which are one here."""
