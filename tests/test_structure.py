@@ -28,7 +28,7 @@ ARROWS = {
     "tasks/publish/hub": "tasks/publish tasks/run tasks/store sampling/served sampling/base",
     "tasks/publish": "tasks tasks/run tasks/source tasks/store tasks/worker sampling/base"
     " validations validations/measure validations/report",
-    "tasks/worker": "tasks tasks/run tasks/store sampling sampling/processes sampling/prompts"
+    "tasks/worker": "tasks tasks/run tasks/store sampling sampling/processes sampling/prompts sampling/served"
     " sampling/base validations validations/measure",
     "tasks/run": "tasks tasks/source tasks/store sampling/models sampling/prompts sampling/base validations/measure",
     "tasks/source": "tasks sampling/prompts sampling/base validations/measure",
@@ -46,7 +46,7 @@ ARROWS = {
     "sampling/processes": "sampling/base",
     "validations/report": "validations validations/measure",
     "validations": "validations/measure",
-    "validations/measure": "sampling/processes sampling/base",
+    "validations/measure": "validations/text sampling/processes sampling/base",
 }
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
