@@ -15,6 +15,8 @@ from flows.orchestration.environment import limit_deployment
 from flows.orchestration.logs import log_to_prefect
 from flows.orchestration.secrets import server_keys, storage_options
 from sampling.errors import EngineDiedError, EngineError, OutputError, UnsupportedVllmError
+from sampling.models.folder import model_folder
+from sampling.models.lora import adapter_of
 from sampling.permissions import check_output
 from tasks.config import PipelineConfig
 from tasks.run.claims import Claims
@@ -44,6 +46,9 @@ def _sample_shards(work: str) -> int:
     limit_deployment()
     check_output(work, "work")
     folder, config = RunFolder.at(work, storage_options(work))
+    for model in (config.models.theta, config.models.teacher):  # here: the engine's process has no token of the Hub
+        model_folder(model)
+        adapter_of(model)
     plan = read_plan(folder)
     if plan is None:
         raise OutputError(f"{work} holds no plan.json yet: start the run that plans its rows first")

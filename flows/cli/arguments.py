@@ -68,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--teacher", required=True, metavar="MODEL", help="a folder or a Hub id")
     serve.add_argument("--theta", required=True, metavar="MODEL", help="a folder or a Hub id")
     serve.add_argument("--host", default="127.0.0.1", help="the address to listen at (127.0.0.1)")
+    serve.add_argument("--allow-anonymous", action="store_true", help="let other machines in without a key, too")
     serve.add_argument("--theta-port", type=_positive, default=9000, metavar="N")
     serve.add_argument("--teacher-port", type=_positive, default=9001, metavar="N")
     serve.add_argument("--max-model-len", type=_positive, metavar="N", help="context, tokens (the models' own)")

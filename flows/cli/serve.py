@@ -51,6 +51,7 @@ def _config(args: argparse.Namespace) -> ServingConfig:
             teacher_port=args.teacher_port,
             max_logprobs=args.max_logprobs,
             logs=args.logs,
+            allow_anonymous=args.allow_anonymous,
         )
     except ValidationError as error:
         raise option_error(error) from None

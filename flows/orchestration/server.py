@@ -10,6 +10,7 @@ from contextvars import copy_context
 from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import PREFECT_API_URL
 
+from sampling.processes.environment import without_secrets
 from sampling.processes.guard import guard_process
 
 _guards: dict[int, subprocess.Popen[bytes]] = {}  # by their server's pid; each ends it when this process ends
@@ -34,7 +35,10 @@ def _start() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     server = SubprocessASGIServer()
     starting = threading.Thread(target=copy_context().run, args=(server.start,), daemon=True)
-    starting.start()
+    with without_secrets(keep=["PREFECT_"]):  # its own may be a password of its database
+        starting.start()
+        while starting.is_alive() and server.server_process is None:
+            starting.join(0.01)
     while starting.is_alive():
         _guard(server.server_process)
         starting.join(0.05)

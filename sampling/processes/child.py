@@ -13,13 +13,14 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import IO
 
+from sampling.processes.environment import environment
 from sampling.processes.errors import as_message
 
 
@@ -36,11 +37,13 @@ class Child:
         output: IO[bytes] | int | None = None,
         pass_fds: Sequence[int] = (),
         variables: Mapping[str, str] | None = None,
+        keep: Collection[str] = (),
     ) -> None:
         """Start `function`, "package.module:name"; `output` receives what it prints, `variables` join its environment.
 
-        It imports what this process could. A folder named sampling/, tasks/ or flows/ in the current directory does
-        not shadow this project's (-P).
+        Of this process's secrets it has those that `keep` names, as `environment` takes them. It imports what this
+        process could. A folder named sampling/, tasks/ or flows/ in the current directory does not shadow this
+        project's (-P).
         """
         self.connection, theirs = Pipe()
         with theirs:
@@ -50,7 +53,7 @@ class Child:
                 stdout=output,
                 stderr=output,
                 pass_fds=[theirs.fileno(), *pass_fds],
-                env=environment(**(variables or {})),
+                env=environment(keep, **(variables or {})),
             )
 
     def kill(self, timeout_s: float) -> None:
@@ -59,12 +62,6 @@ class Child:
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout_s)
         self.connection.close()
-
-
-def environment(**variables: str) -> dict[str, str]:
-    """Return the environment of a Python process that imports what this one could."""
-    path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
-    return {**os.environ, **variables, "PYTHONPATH": path, "PYTHONFAULTHANDLER": "1"}
 
 
 def end_with(descriptor: int) -> None:

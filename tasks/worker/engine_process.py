@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import subprocess
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from typing import Any, Self
 
 from sampling.errors import DualSamplingError, EngineDiedError, OutputError
 from sampling.processes.child import Child
+from sampling.processes.environment import OBJECT_STORE, PROXIES, private
 from sampling.processes.errors import from_message
 from sampling.processes.exits import exit_error
+from sampling.served.config import key_variable
 from tasks.config import PipelineConfig
 from tasks.run.folder import OWN_ENGINE, RunFolder
 from tasks.run.parts import Key
@@ -35,10 +36,16 @@ class EngineProcess:
         environment: Mapping[str, str] | None = None,
         name: str = OWN_ENGINE,
     ) -> None:
-        """`environment`: variables of the process alone, such as keys. `name`: of its log and its lock."""
+        """`environment`: variables of the process alone, such as keys. `name`: of its log and its lock.
+
+        Of this process's own secrets it has the keys of served models, and those of the run's object store. The models
+        must have been fetched: it has no token of the Hub.
+        """
         lock = folder.engine_lock(name)
         self._load = {"config": config, "run": folder.run_id[:12], "lock": lock, "mirror": folder.mirror}
         self._environment = environment or {}
+        keys = (key_variable("theta"), key_variable("teacher")) if config.models.theta.urls else ()
+        self._keep = (*PROXIES, *keys, *(OBJECT_STORE if folder.mirror is not None else ()))
         self._folder = folder
         self._log = folder.engine_log(name)
         self._log_address = folder.address(self._log)
@@ -108,9 +115,9 @@ class EngineProcess:
 
     def _request(self, shard: ShardFolder, skip: Collection[Key]) -> None:
         if self._child is None:
-            with open(self._log, "ab") as log:
+            with open(self._log, "ab", opener=private) as log:
                 self._log_start = log.tell()
-                self._child = Child(ENGINE, log, variables=self._environment)
+                self._child = Child(ENGINE, log, variables=self._environment, keep=self._keep)
             self._send("load", self._load)
         self._send("sample", {"rows": shard.rows, "parts": shard.parts, "skip": set(skip)})
 
@@ -121,8 +128,8 @@ class EngineProcess:
         try:
             self._send("stop", {})
             self._child.process.wait(STOP_TIMEOUT_S)
-        except (EngineDiedError, subprocess.TimeoutExpired):
-            pass
+        except (EngineDiedError, subprocess.TimeoutExpired) as error:
+            logger.warning("the engine's last rows may not be committed, and are sampled again then: %s", error)
         finally:
             self._kill()
 
@@ -165,6 +172,8 @@ class EngineProcess:
     def _kill(self) -> None:
         if self._child is not None:
             self._child.kill(STOP_TIMEOUT_S)
-            with suppress(OutputError):  # the error that the log explains matters more
+            try:
                 self._folder.upload(self._log)
+            except OutputError as error:  # the error that the log explains matters more
+                logger.warning("the engine's log is not uploaded: %s", error)
         self._child = self._begun = None

@@ -7,8 +7,10 @@ from pathlib import Path
 from flows.cli.bench.metrics import Measured
 from flows.cli.bench.plan import Job
 from sampling.processes.child import Child
+from sampling.processes.environment import PROXIES
 from sampling.processes.errors import from_message
 from sampling.processes.exits import exit_error
+from sampling.served.config import key_variable
 
 END_TIMEOUT_S = 30.0
 
@@ -23,7 +25,9 @@ def run(job: Job, log: Path, debug: bool = False) -> Measured:
         out.write(f"--- {job.mode}, {job.preset}, {job.rows} rows\n".encode())
         out.flush()
         start = out.tell()
-        child = Child("flows.cli.bench.measure:serve", out, variables={"VLLM_LOGGING_LEVEL": "INFO"} if debug else None)
+        variables = {"VLLM_LOGGING_LEVEL": "INFO"} if debug else None
+        keys = (key_variable("theta"), key_variable("teacher")) if job.mode == "http" else ()
+        child = Child("flows.cli.bench.measure:serve", out, variables=variables, keep=(*PROXIES, *keys))
     try:
         child.connection.send(job)
         kind, payload = child.connection.recv()

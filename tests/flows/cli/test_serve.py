@@ -40,6 +40,7 @@ def arguments(teacher: object, theta: object, **given: Any) -> dict[str, Any]:
     """Return the command line's arguments."""
     values = {"host": "127.0.0.1", "theta_port": 9000, "teacher_port": 9001, "gpu_memory_utilization": 0.9}
     values |= {"max_model_len": 256, "max_num_seqs": 8, "max_logprobs": 40, "dtype": "auto", "logs": "serve-logs"}
+    values |= {"allow_anonymous": False}
     return {**values, "debug": False, "teacher": str(teacher), "theta": str(theta), **given}
 
 
@@ -77,7 +78,7 @@ def start(folder: Path, pair: tuple[Path, Path]) -> Command:
         process = subprocess.Popen(
             [sys.executable, "-P", "-c", CODE, json.dumps(given)],
             cwd=folder,
-            env={**os.environ, **VARIABLES},
+            env={**os.environ, **VARIABLES, "HF_TOKEN": "s3cret", "AWS_SECRET_ACCESS_KEY": "s3cret"},
             stdout=subprocess.PIPE,
             stderr=err,
             text=True,
@@ -155,7 +156,9 @@ def test_the_options_reach_the_servers(served: tuple[Command, str]) -> None:
         cards = httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"}).json()["data"]
         assert cards[0]["max_model_len"] == 256
         (cache,) = [
-            line for line in httpx.get(f"{url}/metrics").text.splitlines() if line.startswith("vllm:cache_config_info{")
+            line
+            for line in httpx.get(f"{url}/metrics", headers={"Authorization": f"Bearer {key}"}).text.splitlines()
+            if line.startswith("vllm:cache_config_info{")
         ]
         assert 'enable_prefix_caching="True"' in cache
         asked = {"model": cards[0]["id"], "prompt": [1], "max_tokens": 1, "logprobs": 41}
@@ -167,10 +170,38 @@ def test_the_options_reach_the_servers(served: tuple[Command, str]) -> None:
 @pytest.mark.slow
 def test_each_server_demands_its_own_key(served: tuple[Command, str]) -> None:
     command, _ = served
-    url = f"http://127.0.0.1:{command.ports['theta']}/v1/models"
-    assert httpx.get(url).status_code == 401
-    assert httpx.get(url, headers={"Authorization": f"Bearer {KEYS['teacher']}"}).status_code == 401
+    url = f"http://127.0.0.1:{command.ports['theta']}"
+    assert httpx.get(f"{url}/health").status_code == 200
+    # vLLM itself guards /v1 alone; /invocations draws completions
+    for path in ("/v1/models", "/metrics", "/version", "/ping", "/load", "/docs", "/openapi.json", "/nothing"):
+        assert httpx.get(url + path).status_code == 401, path
+    for path in ("/v1/completions", "//v1/completions", "/invocations", "/tokenize", "/detokenize", "/health/../ping"):
+        assert httpx.post(url + path, json={"prompt": "a", "max_tokens": 1}).status_code == 401, path
+    url += "/v1/models"
+    for key in (KEYS["teacher"], f"{KEYS['theta']}x"):
+        assert httpx.get(url, headers={"Authorization": f"Bearer {key}"}).status_code == 401
+    assert httpx.get(url, headers={"Authorization": f"Basic {KEYS['theta']}"}).status_code == 401
     assert httpx.get(url, headers={"Authorization": f"Bearer {KEYS['theta']}"}).status_code == 200
+
+
+@pytest.mark.slow
+def test_each_server_has_no_other_secret(served: tuple[Command, str]) -> None:
+    command, _ = served
+    for process in command.descendants():
+        line = " ".join(process.cmdline())
+        found = {
+            name: value for name, value in process.environ().items() if "s3cret" in value or value in KEYS.values()
+        }
+        own = [KEYS[name] for name, port in command.ports.items() if f"--port={port}" in line]
+        assert list(found) == ["VLLM_API_KEY"], line
+        assert found["VLLM_API_KEY"] in (own or KEYS.values()), line  # a server's own child names no port
+
+
+@pytest.mark.slow
+def test_the_logs_are_for_their_user_alone(served: tuple[Command, str]) -> None:
+    logs = served[0].folder / "serve-logs"
+    assert logs.stat().st_mode & 0o777 == 0o700
+    assert {log.stat().st_mode & 0o777 for log in logs.iterdir()} == {0o600}
 
 
 @pytest.mark.slow

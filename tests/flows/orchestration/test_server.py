@@ -38,6 +38,7 @@ def run_with_a_server(home: Path, wait: bool = True) -> Iterator[tuple[subproces
     """A process that starts the temporary server, and that server's pid; 0 where it is not waited for."""
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
     environment["PREFECT_HOME"] = str(home)  # no profile of the user's
+    environment |= {"HF_TOKEN": "s3cret", "AWS_SECRET_ACCESS_KEY": "s3cret"}
     process = subprocess.Popen(
         [sys.executable, "-c", CODE],
         cwd=Path(flows.orchestration.server.__file__).parents[2],
@@ -56,6 +57,7 @@ def test_the_server_blocks_sigint_and_ends_with_a_terminated_run(tmp_path: Path)
     with run_with_a_server(tmp_path) as (process, server):
         assert blocks_sigint(server)
         assert not blocks_sigint(process.pid)
+        assert b"s3cret" not in Path(f"/proc/{server}/environ").read_bytes()
         process.terminate()
         _, stderr = process.communicate(timeout=60)
     assert "Traceback" not in stderr

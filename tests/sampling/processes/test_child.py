@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from sampling.errors import CapacityError
-from sampling.processes.child import Child, environment
+from sampling.processes.child import Child
+from sampling.processes.environment import environment
 
 THIS = "tests.sampling.processes.test_child"
 

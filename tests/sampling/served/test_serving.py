@@ -67,6 +67,33 @@ def test_a_taken_port_is_refused_before_models_are_read(tmp_path: Path) -> None:
     assert not config.logs.exists()
 
 
+@pytest.mark.parametrize(
+    ("host", "keys", "allowed", "names"),
+    [
+        ("0.0.0.0", (), False, "theta"),
+        ("::", (), False, "theta"),
+        ("0.0.0.0", ("THETA",), False, "teacher"),
+        ("0.0.0.0", ("THETA", "TEACHER"), False, None),
+        ("0.0.0.0", (), True, None),
+        ("127.0.0.2", (), False, None),
+        ("localhost", (), False, None),
+    ],
+)
+def test_a_server_without_a_key_listens_at_loopback_unless_it_is_allowed(
+    host: str, keys: tuple[str, ...], allowed: bool, names: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("THETA", "TEACHER"):
+        monkeypatch.delenv(f"DUAL_SAMPLING_{name}_API_KEY", raising=False)
+    for name in keys:
+        monkeypatch.setenv(f"DUAL_SAMPLING_{name}_API_KEY", "k")
+    config = config_of((tmp_path, tmp_path), tmp_path, host=host, allow_anonymous=allowed)
+    refusal = (
+        f"{host}, and {names}'s server would ask nobody for a key: set .*_API_KEY, or allow it" if names else "no "
+    )
+    with pytest.raises(ConfigurationError, match=refusal):  # there is no model
+        serving.Servers(config)
+
+
 def test_one_port_for_both_is_refused(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
     port = free_port()
     with pytest.raises(ConfigurationError, match=f"cannot both have port {port}"):

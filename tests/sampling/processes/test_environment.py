@@ -1,0 +1,64 @@
+"""The environment that a child process is given: whatever looks like a secret stays here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sampling.processes.environment import environment, private, without_secrets
+
+NAMES = """HF_TOKEN HUGGING_FACE_HUB_TOKEN WANDB_API_KEY PREFECT_API_KEY PREFECT_API_AUTH_STRING AWS_ACCESS_KEY_ID
+AWS_SESSION_TOKEN AWS_PROFILE AZURE_STORAGE_CONNECTION_STRING PGPASSWORD DUAL_SAMPLING_THETA_API_KEY VLLM_API_KEY
+GITHUB_PAT MYSQL_PWD my_secret DB_PASSWD GOOGLE_APPLICATION_CREDENTIALS OPENAI_APIKEY SSH_AUTH_SOCK KEYS
+GPG_PASSPHRASE"""
+SECRETS = dict.fromkeys(NAMES.split(), "s3cret") | {
+    "DATABASE_URL": "postgresql+asyncpg://u:s3cret@host/db",
+    "https_proxy": "http://u:s3cret@proxy:3128",
+}
+PLAIN = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "PWD": "/",
+    "OLDPWD": "/",
+    "CUDA_VISIBLE_DEVICES": "0",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "PREFECT_API_URL": "http://127.0.0.1:4200/api",
+    "HTTP_PROXY": "http://proxy:3128",
+    "DUAL_SAMPLING_ALLOW_CODE": "0",
+    "PATTERN": "a@b",
+}
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (SECRETS | PLAIN).items():
+        monkeypatch.setenv(name, value)
+
+
+def test_secrets_stay_here() -> None:
+    given = environment(MORE="1")
+    assert [name for name, value in given.items() if "s3cret" in value] == []
+    assert {name: given.get(name) for name in PLAIN} == PLAIN
+    assert given["MORE"] == "1"
+
+
+def test_those_that_are_named_are_handed_on() -> None:
+    given = environment(["AWS_", "HTTPS_PROXY", "DUAL_SAMPLING_THETA_API_KEY"])
+    assert {name for name, value in given.items() if "s3cret" in value} == {
+        *(name for name in SECRETS if name.startswith("AWS_")),
+        *("https_proxy", "DUAL_SAMPLING_THETA_API_KEY"),
+    }
+
+
+def test_hidden_secrets_come_back() -> None:
+    before = dict(os.environ)
+    with without_secrets(["PREFECT_"]):
+        assert {name for name in SECRETS if name in os.environ} == {"PREFECT_API_KEY", "PREFECT_API_AUTH_STRING"}
+    assert dict(os.environ) == before
+
+
+def test_a_log_is_for_its_user_alone(tmp_path: Path) -> None:
+    with open(tmp_path / "a.log", "ab", opener=private) as log:
+        log.write(b"x")
+    assert (tmp_path / "a.log").stat().st_mode & 0o777 == 0o600
