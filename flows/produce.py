@@ -9,7 +9,7 @@ import platform
 import runpy
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from contextvars import ContextVar
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -160,12 +160,13 @@ def _sample_here(
     one_shard = sample_shard.with_options(**retry_options(config.shards))
     claims = Claims(folder, str(flow_run.id))
     summaries = []
-    with EngineProcess(config, folder, server_keys(config)) as engine:
-        for i in range(plan.num_shards):
-            after = i + 1 if i + 1 < plan.num_shards else None
+    with (
+        EngineProcess(config, folder, server_keys(config)) as engine,
+        closing(claims.in_order(plan.num_shards)) as shards,
+    ):
+        for i, after in shards:
             check_lock()
-            with claims.held(i):
-                summaries.append(one_shard(folder, i, config.sampling.n, engine, on_progress, after))
+            summaries.append(one_shard(folder, i, config.sampling.n, engine, on_progress, after))
     return summaries
 
 

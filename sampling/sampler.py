@@ -9,7 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Container, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self, overload
 
 from transformers import PreTrainedTokenizerBase
 
@@ -129,6 +129,7 @@ class DualSampler:
             with self._lock:
                 self._engine.abort(context)
 
+    @overload
     def generate(
         self,
         prompts: Sequence[DualPrompt] | Sequence[str],
@@ -137,11 +138,36 @@ class DualSampler:
         theta_prompts: Sequence[str] | None = None,
         mixture: MixtureConfig | None = None,
         progress: bool = True,
-    ) -> list[DualOutput]:
+        on_error: Literal["raise"] = "raise",
+    ) -> list[DualOutput]: ...
+
+    @overload
+    def generate(
+        self,
+        prompts: Sequence[DualPrompt] | Sequence[str],
+        sampling: SamplingConfig | None = None,
+        *,
+        theta_prompts: Sequence[str] | None = None,
+        mixture: MixtureConfig | None = None,
+        progress: bool = True,
+        on_error: Literal["return"],
+    ) -> list[DualOutput | FailedRow]: ...
+
+    def generate(
+        self,
+        prompts: Sequence[DualPrompt] | Sequence[str],
+        sampling: SamplingConfig | None = None,
+        *,
+        theta_prompts: Sequence[str] | None = None,
+        mixture: MixtureConfig | None = None,
+        progress: bool = True,
+        on_error: Literal["raise", "return"] = "raise",
+    ) -> Sequence[DualOutput | FailedRow]:
         """Return the completions in the order of the prompts, the `n` of each prompt consecutive.
 
         `prompts` are DualPrompts, or the teacher's texts with `theta_prompts` (default: the same texts), whose ids are
-        then "0", "1", …. Raises the RowError of the first row that cannot be sampled.
+        then "0", "1", …. A row that cannot be sampled raises its RowError, and the others are dropped; `on_error`
+        "return" puts a FailedRow in its place instead.
         """
         from tqdm import tqdm
 
@@ -150,10 +176,10 @@ class DualSampler:
         indices = {row.id: index for index, row in enumerate(rows)}
         if len(indices) < len(rows):
             raise ConfigurationError(f"{len(rows)} prompts have {len(indices)} different ids; give each its own")
-        outputs = []
+        outputs: list[DualOutput | FailedRow] = []
         with tqdm(total=len(rows) * sampling.n, unit="row", disable=not progress) as bar:
             for finished in self.run(rows, sampling, mixture=mixture):
-                if isinstance(finished, FailedRow):
+                if isinstance(finished, FailedRow) and on_error == "raise":
                     raise finished.error
                 outputs.append(finished)
                 bar.update()

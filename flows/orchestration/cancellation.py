@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import copy_context
 from typing import Any
 from uuid import UUID
@@ -91,8 +91,9 @@ class CancellationPoller:
                     return
                 try:
                     state = client.read_flow_run(self._flow_run).state
-                except Exception:
-                    continue  # a failure of Prefect's never ends the run
+                except Exception as error:  # a failure of Prefect's never ends the run
+                    logger.debug("Prefect does not say whether the run is cancelled: %s", error)
+                    continue
                 num_seen = num_seen + 1 if state is not None and (state.is_cancelling() or state.is_cancelled()) else 0
         with self._lock:
             if not self._closed.is_set() and not _is_cancelled_by_worker():
@@ -124,7 +125,11 @@ def _undo_cancelling(run: UUID) -> None:
     """Set a run that ended before it was interrupted back to Running: Prefect refuses Completed after Cancelling."""
     if _is_cancelled_by_worker():
         return  # the worker sets the state
-    with suppress(Exception), get_client(sync_client=True) as client:
-        state = client.read_flow_run(run).state
-        if state is not None and state.is_cancelling():
-            client.set_flow_run_state(run, Running(message="it ended before it heard of its cancellation"), force=True)
+    try:
+        with get_client(sync_client=True) as client:
+            state = client.read_flow_run(run).state
+            if state is not None and state.is_cancelling():
+                message = "it ended before it heard of its cancellation"
+                client.set_flow_run_state(run, Running(message=message), force=True)
+    except Exception as error:  # a failure of Prefect's never ends the run
+        logger.warning("Prefect does not say whether the run was cancelled: %s", error)

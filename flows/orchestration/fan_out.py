@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from uuid import UUID
 
@@ -59,7 +59,7 @@ class FanOut:
         self._living: set[str] = set()  # run ids, as of the last request to Prefect
         self._begun: dict[UUID, float] = {}  # when a run without a heartbeat was first seen to have begun
         self._ended: set[UUID] = set()
-        self._failed_runs: list[str] = []  # messages of runs that failed or were cancelled
+        self._failed_runs: list[str] = []  # messages of runs that failed or were cancelled, each until a shard is done
         self._num_failed_starts = 0
         self._read_at = self._asked_at = 0.0
         self._warned_at: float | None = None
@@ -83,8 +83,11 @@ class FanOut:
                     if self._open:
                         time.sleep(POLL_S if self._folder.mirror is None else POLL_STORE_S)
         except BaseException:
-            with suppress(HTTPError, ConfigurationError), self._tolerate_outage():
-                self._runs.cancel()
+            try:
+                with self._tolerate_outage():
+                    self._runs.cancel()
+            except (HTTPError, ConfigurationError) as error:  # the first error is the one that counts
+                logger.warning("the runs of %s are not cancelled: %s", self._runs.deployment, error)
             raise
         with self._tolerate_outage():
             self._finish()
@@ -123,6 +126,7 @@ class FanOut:
         shard.download()
         if (summary := read_summary(shard)) is not None:
             self._summaries[index] = summary
+            del self._failed_runs[:1]  # runs do sample: a failed one may be replaced
             num_failed = sum(summary.failed.values())
             before = self._progress.get(index, Progress(0, 0))
             self._show(index, replace(before, num_done=summary.num_rows + num_failed, num_failed=num_failed))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
@@ -71,6 +71,21 @@ class Claims:
                     " (shards.run_on: deployment)"
                 )
             yield
+
+    def in_order(self, num_shards: int) -> Generator[tuple[int, int | None]]:
+        """Yield each shard, which no other process should hold, with the one after it; None where another holds that.
+
+        Both are held until the generator advances, so that an engine may begin the second one. Raises OutputError as
+        `held` does.
+        """
+        with ExitStack() as ahead:
+            has_this = False
+            for index in range(num_shards):
+                with ahead.pop_all() as this:
+                    if not has_this:
+                        this.enter_context(self.held(index))
+                    has_this = index + 1 < num_shards and ahead.enter_context(self.claimed(index + 1)) is not None
+                    yield index, index + 1 if has_this else None
 
     def each_free(self, num_shards: int) -> Generator[tuple[int, int]]:
         """Yield each unfinished shard that no other process holds, with its number of lost holders.

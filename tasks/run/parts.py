@@ -161,7 +161,7 @@ class PartWriter:
         self._thread.start()
 
     def add(self, result: DualOutput | FailedRow, totals: Totals) -> None:
-        """Take a finished row with the attempt's totals so far. Raises the error of an earlier commit."""
+        """Take a finished row with the attempt's totals so far. Raises the error of a commit or of `on_commit`."""
         if self._error is not None:
             raise self._error
         with self._lock:
@@ -177,7 +177,7 @@ class PartWriter:
                 self._commit(waiting, totals)
 
     def close(self) -> None:
-        """Commit the waiting rows and end the thread. Raises the error of a commit."""
+        """Commit the waiting rows and end the thread. Raises the error of a commit or of `on_commit`."""
         self._closed.set()
         self._thread.join()
         if self._error is not None:
@@ -188,10 +188,10 @@ class PartWriter:
         while not self._closed.wait(COMMIT_EVERY_S):
             try:
                 self.flush()
+                self._on_commit()
             except BaseException as error:
                 self._error = error
                 return
-            self._on_commit()
 
     def _commit(self, results: list[DualOutput | FailedRow], totals: Totals) -> None:
         table = to_record_table([result for result in results if isinstance(result, DualOutput)])

@@ -11,7 +11,6 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,9 +126,11 @@ class EngineChild:
 
     def _commit_finished(self) -> None:
         """Commit what is finished; rows that the disk or the store refuses now are sampled again."""
-        with suppress(OSError, OutputError):
+        try:
             if self._writer is not None:
                 self._writer.flush()
+        except (OSError, OutputError) as error:
+            print(f"finished rows are not committed: {error}", file=sys.stderr, flush=True)
 
     def _send(self, kind: str, payload: dict[str, Any]) -> None:
         try:

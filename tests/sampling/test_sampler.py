@@ -236,6 +236,9 @@ def test_invalid_rows_are_reported_by_id_and_stop_nothing(sampler: DualSampler) 
     assert "250 tokens, 260 with max_tokens 10; its context is 256" in str(errors["long"])
     with pytest.raises(EmptyPromptError, match="row empty"):
         sampler.generate(rows, SamplingConfig(max_tokens=10), progress=False)
+    handed = sampler.generate(rows, SamplingConfig(max_tokens=10, n=2), progress=False, on_error="return")
+    assert [(result.id, result.sample_idx) for result in handed] == [(row.id, k) for row in rows for k in range(2)]
+    assert [result.id for result in handed if isinstance(result, DualOutput)] == ["good", "good"]
 
 
 def test_nan_logits_fail_only_their_row(sampler: DualSampler, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.states import Failed, Running
 
 import flows.orchestration.fan_out
 from flows.orchestration.fan_out import FanOut
@@ -107,3 +110,29 @@ def test_a_shard_that_is_given_up_is_named(config: PipelineConfig, folder: RunFo
     with pytest.raises(EngineError, match=r"shard 00001: no memory \(on .*\); every other shard is kept"):
         fan_out.sample(2)
     assert folder.shard(0).summary.exists()
+
+
+def test_a_failed_run_is_replaced_once_another_has_sampled_a_shard(
+    config: PipelineConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of two workers fails at first: the limit of 2 was 1 for the rest of the run."""
+    config = config.model_copy(update={"shards": config.shards.model_copy(update={"max_runs": 2})})
+    folder, _ = make_run(config, [make_row(i) for i in range(16)])
+    runs, started = Runs(folder, config), list[FlowRun]()
+
+    def start() -> None:
+        state: State[None] = Failed(message="no GPU") if not started else Running()
+        started.append(FlowRun(flow_id=uuid4(), name=f"#{len(started)}", state=state))
+
+    def read() -> list[FlowRun]:
+        """The living run samples one more shard at every look."""
+        left = sorted(set(range(4)) - folder.ended_shards())
+        if started and left:
+            sample(folder, config, left[0], [make_row(i).id for i in range(4 * left[0], 4 * left[0] + 4)])
+        return started
+
+    monkeypatch.setattr(runs, "start", start)
+    monkeypatch.setattr(runs, "read", read)
+    summaries = FanOut(config, folder, runs, lambda index, now: None, lambda num: None).sample(4)  # type: ignore[arg-type]
+    assert [summary.num_rows for summary in summaries] == [4, 4, 4, 4]
+    assert [run.name for run in started] == ["#0", "#1", "#2"]

@@ -45,6 +45,34 @@ with Claims(RunFolder(Path({str(folder.root)!r}), "d", "v", {{}}), "other").clai
     return process
 
 
+def test_the_shard_after_a_held_one_is_held_before_an_engine_begins_it(folder: RunFolder) -> None:
+    ours, other = Claims(folder, "ours"), Claims(folder, "other")
+
+    def held() -> list[bool]:
+        found = []
+        for index in range(3):
+            with other.claimed(index) as num_lost:
+                found.append(num_lost is None)
+        return found
+
+    with closing(ours.in_order(3)) as shards:
+        assert next(shards) == (0, 1)
+        assert held() == [True, True, False]
+        with other.claimed(2):
+            assert next(shards) == (1, None)
+        assert held() == [False, True, False]
+        assert next(shards) == (2, None)
+        assert held() == [False, False, True]
+        assert list(shards) == []
+    assert held() == [False, False, False]
+    shards = ours.in_order(3)
+    with other.claimed(0), pytest.raises(OutputError, match="shard 00000 is sampled by the flow run other"):
+        next(shards)
+    with closing(ours.in_order(3)) as shards:
+        next(shards)
+    assert held() == [False, False, False]  # however it ends
+
+
 def test_a_shard_is_held_by_one_process(folder: RunFolder) -> None:
     ours = Claims(folder, "ours")
     other = holder_of(folder, 1)

@@ -120,6 +120,20 @@ def test_a_full_disk_reaches_the_thread_that_samples(tmp_path: Path) -> None:
     assert read_parts(tmp_path).table.num_rows == 0
 
 
+def test_a_report_that_fails_reaches_the_thread_that_samples(tmp_path: Path) -> None:
+    """Its thread died in silence: the rows after it waited for the shard's end, and a crash lost them."""
+
+    def fail() -> None:
+        raise ValueError("no totals")
+
+    writer = PartWriter(tmp_path, "a", on_commit=fail)
+    writer._thread.join(60 * COMMIT_EVERY_S)
+    with pytest.raises(ValueError, match="no totals"):
+        writer.add(make_output("r1"), {})
+    with pytest.raises(ValueError, match="no totals"):
+        writer.close()
+
+
 def test_every_row_that_a_commit_reported_outlives_kill_9(tmp_path: Path) -> None:
     """A process says how many rows are committed, then is killed in the midst of committing more."""
     code = f"""
