@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self
-from urllib.parse import urlsplit
+import re
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from urllib.parse import unquote
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 AlphaMethod = Literal["fixed", "kl_symmetry", "ess_balance", "entropy"]
 PresetName = Literal["conservative", "balanced", "exploratory"]
+Address = TypeVar("Address", str, tuple[str, ...], str | tuple[str, ...] | None)
+SECRET = "holds a user name, a password or a key, which would be kept in run.json and shown"
 
 PRESETS: dict[str, dict[str, Any]] = {
     "conservative": {"target_top_p": 0.90, "stability_threshold_js": 0.4, "stability_threshold_overlap": 0.15},
@@ -18,15 +21,24 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class Frozen(BaseModel):
-    """Base class: immutable, unknown keys are refused."""
+    """Base class: immutable, unknown keys are refused, and so are values of another type, such as "1" for 1."""
 
     model_config = ConfigDict(
         frozen=True,
+        strict=True,  # in a deployment's form and in Python as in YAML
         extra="forbid",
         serialize_by_alias=True,
         protected_namespaces=(),
         hide_input_in_errors=True,  # Prefect logs an error's text, and a value may hold a secret
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_are_tuples(cls, values: Any) -> Any:
+        """Take the lists of JSON and YAML, which have no tuples."""
+        if not isinstance(values, dict):
+            return values
+        return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
 class MixtureConfig(Frozen):
@@ -87,6 +99,17 @@ class SamplingConfig(Frozen):
         return self
 
 
+def without_secret(address: Address) -> Address:
+    """Return a path, a Hub id or a URL, or a list of them. Raises ValueError, which quotes nothing, for a secret in it.
+
+    Passwords and keys stand in a URL's user, query or fragment, however they are encoded.
+    """
+    for text in (address,) if isinstance(address, str) else address or ():
+        if re.match(r"\s*[a-z][a-z0-9+.-]+:[/\\].*[@?#]", unquote(unquote(text)), re.IGNORECASE | re.DOTALL):
+            raise ValueError(f"the address {SECRET}; leave it out, and set it as a variable (flows/README.md, Secrets)")
+    return address
+
+
 class ModelConfig(Frozen):
     """One model: its source, precision and devices, or the servers that serve it."""
 
@@ -117,13 +140,12 @@ class ModelConfig(Frozen):
     )
     served_name: str | None = Field(None, description="The name it is served by; default: the last part of `model`.")
 
+    _no_secret = field_validator("model", "lora")(without_secret)
+
     @model_validator(mode="after")
     def _keys_agree(self) -> Self:
-        if any(_holds_secret(url) for url in self.urls):
-            raise ValueError(
-                "url holds a user name, a password or a key, which would be kept in run.json; leave it out, and set"
-                " DUAL_SAMPLING_THETA_API_KEY or DUAL_SAMPLING_TEACHER_API_KEY"
-            )
+        if any(set("@?#") & set(unquote(unquote(url))) for url in self.urls):
+            raise ValueError(f"url {SECRET}; leave it out, and set DUAL_SAMPLING_THETA_API_KEY or …_TEACHER_API_KEY")
         if self.lora is None and self.lora_revision is not None:
             raise ValueError(f"lora_revision {self.lora_revision!r} of no adapter: give lora, or leave it out")
         if self.lora is not None and self.url:
@@ -145,12 +167,6 @@ class ModelConfig(Frozen):
     def urls(self) -> tuple[str, ...]:
         """The addresses of its servers; empty when it is loaded here."""
         return (self.url,) if isinstance(self.url, str) else (self.url or ())
-
-
-def _holds_secret(url: str) -> bool:
-    """Return whether a URL has a user or a query, where passwords and keys stand."""
-    parts = urlsplit(url)
-    return "@" in parts.netloc or bool(parts.query)
 
 
 class DummyModel(ModelConfig):

@@ -8,7 +8,7 @@ from huggingface_hub.utils import validate_repo_id
 from pydantic import Field, field_validator, model_validator
 
 from sampling.bounds import Bounds
-from sampling.config import EngineConfig, Frozen, MixtureConfig, ModelConfig, SamplingConfig
+from sampling.config import EngineConfig, Frozen, MixtureConfig, ModelConfig, SamplingConfig, without_secret
 from sampling.served.config import HttpConfig
 from validations.limits import LIMIT_PRESETS, Limits
 from validations.suites import check_names
@@ -35,6 +35,8 @@ class SourceConfig(Frozen):
         None, description="Own mapping, field → column: question, answer, and optionally solution, final_answer."
     )
     limit: int | None = Field(None, ge=1, description="Take the first rows only.")
+
+    _no_secret = field_validator("path", "hub")(without_secret)
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -132,6 +134,8 @@ class PublishConfig(Frozen):
         None, pattern=r"^[^/\s]+/[^/\s]+$", description="Dataset on the Hugging Face Hub, org/name, that gets a copy."
     )
     hub_private: bool = Field(True, description="Whether it must be private; it is made so where there is none.")
+
+    _no_secret = field_validator("root", "hub")(without_secret)
 
     @field_validator("hub")
     @classmethod

@@ -38,7 +38,7 @@ LIMIT_PRESETS: dict[str, dict[str, Any]] = {
 class Limits(BaseModel):
     """Limit of each check; rates are shares of completions unless stated otherwise."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True)
 
     kl_error_max: float = Field(1e-6, ge=0.0, description="Largest |KL(q*‖π_θ) − KL(q*‖π_t)| of a mixed token, nats.")
     fallback_rate_max: float = Field(0.5, ge=0.0, le=1.0, description="Largest share of fallback tokens.")

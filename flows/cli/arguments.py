@@ -104,12 +104,16 @@ def parser() -> argparse.ArgumentParser:
 
 
 def option_error(error: ValidationError) -> ConfigurationError:
-    """Return a ConfigurationError that names the first refused option, its value, pydantic's message."""
+    """Return a ConfigurationError that names the first refused option, its value, pydantic's message.
+
+    A ValueError's message is ours, and quotes what may be quoted.
+    """
     from sampling.errors import ConfigurationError
 
     detail = error.errors()[0]
     option = "--" + str(detail["loc"][0]).replace("_", "-")
-    return ConfigurationError(f"{option}: {detail['input']!r} is not allowed: {detail['msg']}")
+    value = f"{detail['input']!r} is not allowed: " if detail["type"] != "value_error" else ""
+    return ConfigurationError(f"{option}: {value}{detail['msg']}")
 
 
 def _positive(text: str) -> int:

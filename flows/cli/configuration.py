@@ -15,6 +15,8 @@ from sampling.errors import ConfigurationError
 from tasks.config import PipelineConfig
 
 MAX_SHOWN = 80  # characters of a refused value that a message quotes
+SECRET_KEY = re.compile(r"(key|token|secret|password|passwd|credential)s?$", re.IGNORECASE)  # its value is not quoted
+USER = re.compile(r"://[^/\s]*@")  # nor are a user and a password in a URL
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = (), output: str | None = None) -> PipelineConfig:
@@ -142,7 +144,8 @@ def _message(error: ValidationError, values: dict[str, Any]) -> str:
         if path in messages:  # a union has an error for each of its members
             messages[path] += f" or {_allowed(path, detail)}"
         else:
-            has_value = detail["type"] not in ("missing", "value_error")
+            is_secret = detail["type"] == "extra_forbidden" and SECRET_KEY.search(path)
+            has_value = not is_secret and detail["type"] not in ("missing", "value_error")
             refused = f"{_quoted(detail['input'])} is not allowed: " if has_value else ""
             messages[path] = refused + _allowed(path, detail)
     return "; ".join(f"{path}: {message}" if path else message for path, message in messages.items())
@@ -177,5 +180,5 @@ def _quoted(value: Any) -> str:
     """Return the value as YAML spells null and booleans, otherwise as Python does, cut at MAX_SHOWN characters."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    text = repr(list(value) if isinstance(value, tuple) else value)
+    text = USER.sub("://…@", repr(list(value) if isinstance(value, tuple) else value))
     return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "…"

@@ -46,7 +46,7 @@ class ServingConfig(Frozen):
     theta_port: int = Field(9000, ge=1, le=65535, description="Theta's port.")
     teacher_port: int = Field(9001, ge=1, le=65535, description="The teacher's port.")
     max_logprobs: int = Field(1000, ge=1, description="The largest top-k to be had; never above the vocabulary.")
-    logs: Path = Field(Path("serve-logs"), description="The folder of theta.log and teacher.log.")
+    logs: Path = Field(Path("serve-logs"), strict=False, description="The folder of theta.log and teacher.log.")
     allow_anonymous: bool = Field(False, description="Listen at other addresses than loopback without keys, too.")
 
 

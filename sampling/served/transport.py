@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 
@@ -90,15 +91,15 @@ def _is_untrusted(error: BaseException | None) -> bool:
 
 def root_of(name: str, url: str) -> str:
     """Return a server's URL without /v1. Raises ConfigurationError, whose message never holds a password."""
+    if set("@?#") & set(unquote(unquote(url))):
+        raise ConfigurationError(
+            f"the URL of {name}'s server holds a user, a password, a query or a fragment, which logs would show; give"
+            " http(s)://host:port, and a key by the environment"
+        )
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
         raise ConfigurationError(f"the URL of {name}'s server is none: {error}") from error
-    if parsed.userinfo or parsed.query or parsed.fragment:
-        raise ConfigurationError(
-            f"the URL of {name}'s server on {parsed.host} holds a user, a password, a query or a fragment, which "
-            "logs would show; give http(s)://host:port, and a key by the environment"
-        )
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise ConfigurationError(f"the URL of {name}'s server is {url!r}; give http(s)://host:port")
     return str(parsed).rstrip("/").removesuffix("/v1")

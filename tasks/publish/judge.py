@@ -55,7 +55,7 @@ def changed_limits(limits: Limits, changes: Sequence[str]) -> Limits:
             f"--set severity.{unknown[0]}: there is no such check; there are: {', '.join(check_names())}"
         )
     try:
-        return Limits.model_validate(values)
+        return Limits.model_validate(values, strict=False)  # YAML 1.1 reads 1e-5 as text
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(map(str, first["loc"]))

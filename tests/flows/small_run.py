@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -93,7 +94,10 @@ def engine_pids() -> list[int]:
         for pid in children.read_text().split():
             stat, command = Path(f"/proc/{pid}/stat"), Path(f"/proc/{pid}/cmdline")
             try:
-                if b"sampling.processes.child" in command.read_bytes() and ") Z " not in stat.read_text():
+                is_engine = re.search(
+                    rb"sampling\.processes\.child\0[\w.]*(engine_child|stand_in)", command.read_bytes()
+                )
+                if is_engine and ") Z " not in stat.read_text():
                     pids.append(int(pid))
             except FileNotFoundError:
                 continue

@@ -55,12 +55,73 @@ def test_configurations_are_frozen() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["http://me:secret@a:9000", "http://token@a:9000", "http://a:9000/?api_key=secret", ("http://a", "http://:s@b")],
+    [
+        "http://me:secret@a:9000",
+        "HTTPS://secret@a:9000",
+        "http://a:9000/?api_key=secret",
+        "http://a:9000/#secret",
+        "http://me%3Asecret%40a:9000",
+        "http://me:secret%2540a",
+        "http:/me:secret@a",
+        "me:secret@a:9000",
+        "secret@a",
+        "\\\\secret@a",
+        ("http://a", "http://:secret@b"),
+        ["http://a", "http://b/?k=secret"],
+    ],
 )
-def test_a_secret_in_a_url_is_refused_and_not_quoted(url: str | tuple[str, ...]) -> None:
+def test_a_secret_in_a_url_is_refused_and_not_quoted(url: Any) -> None:
     with pytest.raises(ValidationError) as caught:
         ModelConfig(model="a", url=url)
     assert "secret" not in str(caught.value)
     (error,) = caught.value.errors(include_input=False)
     assert "url holds a user name, a password or a key" in error["msg"]
     assert "secret" not in error["msg"]
+
+
+@pytest.mark.parametrize("kind", ["model", "lora"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://secret@huggingface.co/org/name",
+        "HTTPS:/u:secret@host/x",
+        "s3://key:secret@bucket/x",
+        "s3://key:secret%40bucket/x",
+        "https://host/x?X-Amz-Signature=secret",
+        " git+https://u:secret@host/x",
+    ],
+)
+def test_a_secret_in_an_address_is_refused_and_not_quoted(kind: str, address: str) -> None:
+    for values in ({"model": "a", kind: address}, {kind: address, "model": address}):
+        with pytest.raises(ValidationError) as caught:
+            ModelConfig.model_validate(values)
+        assert "secret" not in str(caught.value)
+        assert "the address holds a user name, a password or a key" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["org/name", "/data/a@b?c#d", "./logs:2024-?/x@y", "C:\\x@y", "~me/x", "s3://bucket/x"]
+)
+def test_other_names_are_taken(name: str) -> None:
+    assert ModelConfig(model=name).model == name
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (SamplingConfig, {"n": "2"}),
+        (SamplingConfig, {"n": 2.0}),
+        (SamplingConfig, {"seed": True}),
+        (SamplingConfig, {"temperature": "1"}),
+        (SamplingConfig, {"stop": [1]}),
+        (SamplingConfig, {"stop": "word"}),
+        (MixtureConfig, {"trust_region": "yes"}),
+        (MixtureConfig, {"trust_region": 1}),
+        (ModelConfig, {"model": "a", "trust_remote_code": "off"}),
+    ],
+)
+def test_a_value_of_another_type_is_refused_wherever_it_comes_from(kind: Any, values: dict[str, Any]) -> None:
+    """Python, a deployment's form and YAML judge alike."""
+    with pytest.raises(ValidationError):
+        kind.model_validate(values)
+    assert SamplingConfig.model_validate({"stop": ["a"], "temperature": 1}).stop == ("a",)  # as JSON has it

@@ -70,7 +70,8 @@ def plan(args: argparse.Namespace) -> list[tuple[str, Job]]:
     except ValidationError as error:
         detail = error.errors()[0]
         name = ".".join(str(part) for part in detail["loc"])
-        raise ConfigurationError(f"{name}: {detail['input']!r} is not allowed: {detail['msg']}") from None
+        value = f"{detail['input']!r} is not allowed: " if detail["type"] != "value_error" else ""
+        raise ConfigurationError(f"{name}: {value}{detail['msg']}") from None
 
 
 def _models(args: argparse.Namespace) -> dict[str, ModelConfig]:

@@ -193,8 +193,10 @@ def test_each_server_has_no_other_secret(served: tuple[Command, str]) -> None:
             name: value for name, value in process.environ().items() if "s3cret" in value or value in KEYS.values()
         }
         own = [KEYS[name] for name, port in command.ports.items() if f"--port={port}" in line]
-        assert list(found) == ["VLLM_API_KEY"], line
-        assert found["VLLM_API_KEY"] in (own or KEYS.values()), line  # a server's own child names no port
+        if own:
+            assert found == {"VLLM_API_KEY": own[0]}, line
+        else:  # a server's own child, which names no port, and may write its title over its environment
+            assert set(found) <= {"VLLM_API_KEY"}, line
 
 
 @pytest.mark.slow
