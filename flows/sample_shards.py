@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import flows.orchestration.environment  # noqa: F401  isort: skip  (before Prefect, vLLM, Great Expectations)
 
+import socket
 from collections.abc import Iterable
 from contextlib import closing
 
@@ -16,6 +17,7 @@ from flows.orchestration.logs import log_to_prefect
 from flows.orchestration.secrets import server_keys, storage_options
 from sampling.errors import EngineDiedError, EngineError, OutputError, UnsupportedVllmError
 from sampling.models.folder import model_folder
+from sampling.models.installed import installed_engine
 from sampling.models.lora import adapter_of
 from sampling.permissions import check_output
 from tasks.config import PipelineConfig
@@ -46,6 +48,9 @@ def _sample_shards(work: str) -> int:
     limit_deployment()
     check_output(work, "work")
     folder, config = RunFolder.at(work, storage_options(work))
+    ours = installed_engine()
+    if (theirs := folder.identity.get("engine", ours)) != ours:
+        raise OutputError(f"{work} was begun on {theirs}; {socket.gethostname()} has {ours}: install the same there")
     for model in (config.models.theta, config.models.teacher):  # here: the engine's process has no token of the Hub
         model_folder(model)
         adapter_of(model)

@@ -11,6 +11,7 @@ import torch
 from sampling.config import EngineConfig, ModelConfig
 from sampling.errors import ModelError
 from sampling.models.folder import load_config, model_folder
+from sampling.models.installed import resolved_dtype
 from sampling.models.lora import MAX_LORAS, adapter_of
 from sampling.models.memory import batch_tokens
 
@@ -49,7 +50,7 @@ def llm_options(model: ModelConfig, engine: EngineConfig, max_model_len: int, kv
         "model": str(model_folder(model)),
         "skip_tokenizer_init": True,
         "load_format": "safetensors" if model.has_weights else "dummy",
-        "dtype": "float32" if model.dtype == "auto" and on_cpu else model.dtype,
+        "dtype": resolved_dtype(model, device_type()),  # not vLLM's auto: the run's identity holds it
         "quantization": model.quantization,
         "trust_remote_code": model.trust_remote_code,
         "max_model_len": max_model_len,

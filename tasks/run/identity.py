@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sampling.config import ModelConfig
 from sampling.models.folder import model_folder
+from sampling.models.installed import installed_engine, resolved_dtype
 from sampling.models.lora import adapter_of
 from tasks.config import PipelineConfig
 
@@ -31,8 +32,9 @@ Identity = dict[str, Any]
 def identity_of(config: PipelineConfig, report: SourceReport) -> Identity:
     """Return what a run samples, as JSON: models, mixture, resolved prompts, sampling, adapter, source.
 
-    Left out: paths, shards, retries, limits, the published location, and the batch size, because a draw depends on
-    (seed, row id, sample index, position) alone.
+    Of models that are loaded here it also holds the precision, the device and the versions of vLLM and torch: a float32
+    run on a CPU does not go on in bfloat16 on a GPU. Left out: paths, shards, retries, limits, the published location,
+    and the batch size, because a draw depends on (seed, row id, sample index, position) alone.
     """
     return {
         "revision": SAMPLING_REVISION,
@@ -49,6 +51,7 @@ def identity_of(config: PipelineConfig, report: SourceReport) -> Identity:
         # A preset is only a name for its keys, which are all there.
         "mixture": config.mixture.model_dump(mode="json", exclude={"preset_name"}),
         "sampling": config.sampling.model_dump(mode="json"),
+        **({} if config.models.theta.urls else {"engine": installed_engine()}),
         **({"http": config.http.model_dump(include=HTTP_KEYS)} if config.models.theta.urls else {}),
         # Of the bounds only what is not the default: other identities stay valid.
         **({"bounds": bounds} if (bounds := config.bounds.model_dump(exclude_defaults=True)) else {}),
@@ -73,6 +76,8 @@ def model_identity(model: ModelConfig) -> dict[str, Any]:
         settings["lora"] = _content_of(adapter.files)
     if model.urls:  # the weights are on the server, identified by the served name
         settings["served"] = model.served_name or model.model
+    elif (device := installed_engine().get("device")) is not None:
+        settings["dtype"] = resolved_dtype(model, device)
     return {"content": _content_of(sorted(model_folder(model).iterdir())), **settings}
 
 

