@@ -69,7 +69,7 @@ class Renderer:
                 results += done
                 num_suspects = num_suspects - 1 if num_suspects else len(batch) - len(done)
                 if not done and len(batch) == 1:
-                    results.append(RenderLimitError(f"{recipe.name} {_limit(recipe)}"))
+                    results.append(RenderLimitError(_too_far(recipe)))
                     num_suspects = 0
         return results
 
@@ -92,7 +92,7 @@ class Renderer:
         try:
             reply = self._receive(recipe)
         except EOFError:
-            raise TemplateError(f"{recipe.name}, or the model's chat template, {_limit(recipe)}") from None
+            raise TemplateError(_too_far(recipe)) from None
         if isinstance(reply, Names):
             return reply
         raise TemplateError(str(reply))
@@ -135,11 +135,12 @@ class Renderer:
 RENDERER = Renderer()
 
 
-def _limit(recipe: Recipe) -> str:
-    return (
-        f"takes longer to render than bounds.render_s ({recipe.render_s:g} s of CPU), or more memory than "
-        f"bounds.render_bytes ({recipe.render_bytes})"
-    )
+def _too_far(recipe: Recipe, is_time: bool = True, is_memory: bool = True) -> str:
+    """Return what a message says of a recipe that goes beyond its bounds on time, on memory, or on one of the two."""
+    templates = recipe.name + (" with the model's chat template" if recipe.chat else "")
+    time_bound = f"longer to render than bounds.render_s ({recipe.render_s:g} s of CPU)" if is_time else ""
+    memory_bound = f"more memory to render than bounds.render_bytes ({recipe.render_bytes})" if is_memory else ""
+    return f"{templates} takes {' or '.join(filter(None, (time_bound, memory_bound)))}"
 
 
 def _pickled(recipe: Recipe, row: Row) -> bytes | RowError:
@@ -223,8 +224,6 @@ def _bounded(recipe: Recipe, work: Callable[[], T]) -> T:
             signal.setitimer(signal.ITIMER_PROF, 0)
     except _TimeUp:
         signal.setitimer(signal.ITIMER_PROF, 0)  # it came before the other was reached
-        message = f"{recipe.name} takes longer to render than bounds.render_s ({recipe.render_s:g} s of CPU)"
-        raise RenderLimitError(message) from None
+        raise RenderLimitError(_too_far(recipe, is_memory=False)) from None
     except MemoryError:
-        message = f"{recipe.name} takes more memory to render than bounds.render_bytes ({recipe.render_bytes})"
-        raise RenderLimitError(message) from None
+        raise RenderLimitError(_too_far(recipe, is_time=False)) from None

@@ -96,8 +96,9 @@ class PromptTemplate:
         )
         names = RENDERER.names(self._recipe)
         if leaked := sorted(names.fields & frozenset(hidden)):
+            which = f"{name}, or the system message," if system else name
             raise TemplateError(
-                f"{name} names {', '.join(map(repr, leaked))}, which holds the reference answer; only the "
+                f"{which} names {', '.join(map(repr, leaked))}, which holds the reference answer; only the "
                 "teacher's template may show it"
             )
         if unread := sorted(given.keys() - names.variables):

@@ -11,7 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.run.columns import JSON, published_names, source_columns, unify_shards, write_table
+from tasks.run.columns import JSON, answered, published_names, source_columns, unify_shards, write_table
+from tests.validations.tables import made_row, to_table
+from validations.measure.metadata import DatasetMetadata
+from validations.measure.prompts import judge_prompts
 
 
 def unified(tmp_path: Path, *shards: list[dict[str, Any]]) -> list[pa.Table]:
@@ -83,3 +86,17 @@ def test_a_taken_name_is_published_under_another() -> None:
         "messages": "source_messages",
         "source_id": "source_id",
     }
+
+
+@pytest.mark.parametrize("begun", ["", "<think>\n"])
+def test_an_answer_stands_behind_what_the_chat_template_began_it_with(begun: str) -> None:
+    """And the gate agrees with it where theta's prompt ends so, alone."""
+    row = made_row(0)
+    asked = [row["messages"][0], *([{"role": "assistant", "content": begun}] if begun else [])]
+    row["messages"] = answered(asked, row["completion"])
+    assert row["messages"][1:] == [{"role": "assistant", "content": begun + row["completion"]}]
+    for ending, agrees in ((begun, True), ("", not begun)):
+        table = to_table([row | {"theta_prompt": row["theta_prompt"] + ending}])
+        found = judge_prompts(table, DatasetMetadata()).messages
+        assert found is not None
+        assert found.tolist() == [agrees]

@@ -1,0 +1,146 @@
+"""The process that renders prompts: attacks by templates and chat templates end at the bounds, and cost one row."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sampling.bounds import Bounds
+from sampling.errors import RowError, TemplateError
+from sampling.prompts import renderer
+from sampling.prompts.renderer import RENDERER
+from sampling.prompts.templates import PromptTemplate, RenderError, RenderLimitError, Row
+from tests.tiny import byte_tokenizer
+
+BOUNDS = Bounds(render_s=0.3, render_bytes=128 << 20, prompt_chars=1_000_000)
+# What is allowed beyond the bounds: the process's own 70 MB, and the CPU time until the kernel's limit, on a busy
+# machine.
+MAX_BYTES, MAX_WALL_S = 100 << 20, 20.0
+FIELDS: dict[str, Any] = {"q": "what is 2+2? " * 8, "d": datetime(2020, 1, 1)}
+LENGTH, TIME, MEMORY = r"bounds\.prompt_chars", r"bounds\.render_s", r"bounds\.render_bytes"
+ATTACKS = {
+    "{{ [1] | tojson(indent=1000000000) | length }}": MEMORY,
+    "{% macro m(x) %}{{ m(x ~ x) }}{% endmacro %}{{ m('aaaaaaaa') }}": MEMORY,
+    "{% set a = (q | list) | join(q) %}{% set b = (a | list) | join(a) %}{{ (b | list) | join(b) | length }}": MEMORY,
+    "{% set a = q.replace('', q) %}{% set b = a.replace('', a) %}{{ b | length }}": MEMORY,
+    "{{ (1).to_bytes(3000000000, 'big') | length }}": MEMORY,
+    "{% set a = q.replace('', q) %}{{ a | wordwrap(1, true, a) | length }}": MEMORY,
+    "{% set a = q %}" + "{% set a = a ~ a %}" * 24 + "{{ a | length }}": MEMORY,
+    "{% for a in q %}{% for b in q %}{% for c in q %}{% for e in q %}{% endfor %}{% endfor %}{% endfor %}{% endfor %}"
+    * 4: TIME,
+    "{% set a = 9999999999999999 %}" + "{% set a = a * a %}" * 26 + "{{ a > 0 }}": f"{TIME}|{MEMORY}",
+    "{% for a in q %}{% for b in q %}{{ q }}{% endfor %}{% endfor %}": LENGTH,
+    "{{ 1.5 | round(100000000) }}": "",
+}
+CHAT_ATTACKS = {
+    "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}": TIME,
+    "{% for i in range(100000) %}{% for j in range(100000) %}{{ 'a' * 1000 }}{% endfor %}{% endfor %}": MEMORY,
+    "{{ 'a' * 3000000000 }}": MEMORY,
+    "{{ ('a' * 30000000) * messages | length * 100 }}": MEMORY,
+    "{% set ns = namespace(x='a') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}": MEMORY,
+    "{% set ns = namespace(x=9) %}{% for i in range(99) %}{% set ns.x = ns.x * ns.x %}{% endfor %}{{ ns.x > 1 }}": TIME,
+    "{{ 9 ** (9 ** 9) > 1 }}": f"{TIME}|{MEMORY}",
+    "{{ 'a' | center(3000000000) }}": MEMORY,
+    "{{ '%3000000000d' % 1 }}": MEMORY,
+    "{{ messages | tojson(indent=1000000000) }}": MEMORY,
+    "{{ lipsum(n=100000) }}": f"{TIME}|{MEMORY}",
+    "{{ ('a.' * 10000000) | urlize }}": f"{TIME}|{MEMORY}",
+    "{{ 'a' * 2000000 }}": LENGTH,
+    "{{ " + "(" * 2000 + "1" + ")" * 2000 + " }}": "RecursionError",
+}
+
+
+def in_process(name: str) -> int:
+    """A figure of the renderer's process, bytes."""
+    assert RENDERER._child is not None
+    status = Path(f"/proc/{RENDERER._child.process.pid}/status").read_text()
+    return int(status.split(f"{name}:")[1].split()[0]) << 10
+
+
+def template(source: str, chat: str | None = None, bounds: Bounds = BOUNDS) -> PromptTemplate:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = chat
+    return PromptTemplate(tokenizer, style="chat" if chat else "plain", template=source, bounds=bounds)
+
+
+@pytest.mark.parametrize(
+    ("source", "chat", "bound"),
+    [
+        *((source, None, bound) for source, bound in ATTACKS.items()),
+        *(("{{ q }}", chat, bound) for chat, bound in CHAT_ATTACKS.items()),
+    ],
+)
+def test_an_attack_ends_at_a_bound(source: str, chat: str | None, bound: str) -> None:
+    start = time.monotonic()
+    message = ""
+    try:
+        text = template(f":{source}", chat).prompt(FIELDS).text
+        assert len(text) <= BOUNDS.prompt_chars
+    except (RenderError, TemplateError) as error:
+        message = str(error)
+    assert re.search(bound, message), message
+    assert bool(bound) == bool(message)
+    assert in_process("VmHWM") < BOUNDS.render_bytes + MAX_BYTES
+    assert time.monotonic() - start < MAX_WALL_S
+    assert template(":{{ q }}").prompt(FIELDS).text == f":{FIELDS['q']}"  # and others are rendered as before
+
+
+class Lethal:
+    """A field that ends the process that reads it, as one call into C without end would."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os._exit, (9,)
+
+
+class Broken:
+    """A field that no other process can read."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise ValueError("not for others")
+
+
+def test_the_row_that_ends_the_process_is_the_one_that_fails() -> None:
+    fields: list[Any] = [f"row {i}" for i in range(700)]
+    fields[300], fields[302] = Lethal(), Broken()
+    results = template("{{ q if q is string else 'x' }}").prompts([Row({"q": field}) for field in fields])
+    for field, result in zip(fields, results, strict=True):
+        if isinstance(field, str):
+            assert not isinstance(result, RowError)
+            assert result.text == field
+        else:
+            assert isinstance(result, RenderLimitError if isinstance(field, Lethal) else RenderError)
+
+
+def test_a_process_that_hangs_or_died_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt = template("{{ q }}")
+    assert RENDERER._child is not None
+    RENDERER._child.process.kill()
+    RENDERER._child.process.wait()
+    assert prompt.prompt({"q": "a"}).text == "a"
+    hanging = RENDERER._child.process
+    hanging.send_signal(signal.SIGSTOP)
+    monkeypatch.setattr(renderer, "WALL_TIME_S", 0.1)
+    with pytest.raises(TemplateError, match=TIME):
+        prompt.prompt({"q": "b"})
+    assert hanging.poll() == -signal.SIGKILL
+    monkeypatch.undo()
+    assert prompt.prompt({"q": "c"}).text == "c"
+
+
+def test_one_process_serves_all_templates_and_sees_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    RENDERER.stop()
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    pids = set()
+    for source in ("{{ q }}", "{{ q }}!"):
+        template(source, "{{ messages[0].content }}").prompt(FIELDS)
+        assert RENDERER._child is not None
+        pids.add(RENDERER._child.process.pid)
+    (pid,) = pids
+    assert b"hf_secret" not in Path(f"/proc/{pid}/environ").read_bytes()
