@@ -10,7 +10,8 @@ import pandas as pd
 
 from sampling.results import FALLBACK, FORCED, MIXED
 from validations.measure.aggregates import Metrics
-from validations.measure.prompts import LeakCount, PromptMetrics
+from validations.measure.leaks import LeakCount
+from validations.measure.prompts import PromptMetrics
 from validations.measure.tokens import Tokens
 
 ENDED = ("eos", "stop")

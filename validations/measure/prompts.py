@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from validations.measure.leaks import CLEAN, contains_reference, singles_out, squeezed
 from validations.measure.metadata import DatasetMetadata, Turn
 
-SHORT = 16  # characters; a shorter reference counts only as a whole word
 REFERENCES = ("final_answer", "answer", "solution")
-NUMBER_BEFORE, NUMBER_AFTER = re.compile(r"\d[.,]"), re.compile(r"[.,]\d")
-# Scripts without spaces: Thai to Myanmar, Khmer, Han with kana; Hangul has them, but not before particles.
-UNSPACED = re.compile("[\u0e00-\u109f\u1780-\u17ff\u2e80-\ua4cf\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]")
 MARK = "\0"  # replaces a text that a prompt holds
-MAX_NAMED = 10_000  # suspected leaks whose names are kept
-CLEAN = 0  # in place of the hash of a reference: the prompt holds none
+SPACES = np.array([point for point in range(0x3001) if chr(point).isspace()], dtype=np.uint32)
+MAX_TURNS = 64  # earlier turns that are looked for in a prompt: each takes a pass over it
 
 
 @dataclass(slots=True)
@@ -86,90 +82,13 @@ def judge_prompts(table: pa.Table, metadata: DatasetMetadata) -> PromptMetrics:
     return metrics
 
 
-@dataclass(slots=True)
-class LeakCount:
-    """Count of rows whose reference was put into theta's prompt.
-
-    A template may hold a row's answer by chance ("in 3 steps", "A, B or C"). Then the same frame, the prompt without
-    the question, occurs in rows with other answers. So a row counts as a leak if its frame occurs with no other
-    reference, nor without one. Memory: 16 bytes a distinct pair of frame and reference.
-    """
-
-    _pairs: list[np.ndarray] = field(default_factory=list)  # [U, 2] each: distinct (frame, leaked) of a batch
-    _counts: list[np.ndarray] = field(default_factory=list)  # [U] rows of each
-    _names: dict[tuple[int, int], str] = field(default_factory=dict)  # of the first suspected rows
-
-    def add(self, frames: np.ndarray, leaked: np.ndarray, names: Sequence[str] = ()) -> None:  # [N] int64 each
-        """Add a batch; `names` [N] are the rows' names in a message."""
-        pairs, counts = np.unique(np.stack([frames, leaked], axis=1), axis=0, return_counts=True)
-        self._pairs.append(pairs)
-        self._counts.append(counts)
-        if names:
-            for row in np.flatnonzero(leaked != CLEAN)[: MAX_NAMED - len(self._names)]:
-                self._names.setdefault((int(frames[row]), int(leaked[row])), names[row])
-
-    def num_leaks(self) -> int:
-        """Return the number of rows that leak."""
-        pairs, counts = self._leaks()
-        return int(counts.sum()) if len(pairs) else 0
-
-    def first_leak(self) -> str | None:
-        """Return the name of the first row that leaks, None if it is not among the kept names."""
-        pairs = set(map(tuple, self._leaks()[0].tolist()))
-        return next((name for pair, name in self._names.items() if pair in pairs), None)
-
-    def _leaks(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the pairs [U, 2] that are leaks, with the number of rows [U] of each."""
-        if not self._pairs:
-            return np.zeros((0, 2), dtype=np.int64), np.zeros(0)
-        pairs, inverse = np.unique(np.concatenate(self._pairs), axis=0, return_inverse=True)
-        counts = np.bincount(inverse.reshape(-1), np.concatenate(self._counts))
-        frames, num_kinds = np.unique(pairs[:, 0], return_counts=True)
-        alone = num_kinds[np.searchsorted(frames, pairs[:, 0])] == 1
-        leaks = alone & (pairs[:, 1] != CLEAN)
-        return pairs[leaks], counts[leaks]
-
-
-def contains_reference(reference: str, text: str) -> bool:
-    """Return whether a text holds a reference: a long one up to white space, a short one as a whole word."""
-    squeezed = _squeezed(reference)
-    if len(squeezed) >= SHORT:
-        return reference in text or squeezed in _squeezed(text)
-    words = " ".join(reference.split())
-    if not words:
-        return False
-    if " " in words:
-        text = " ".join(text.split())
-    begin = text.find(words)
-    while begin >= 0 and not _is_word(text, begin, begin + len(words)):
-        begin = text.find(words, begin + 1)
-    return begin >= 0
-
-
-def _is_word(text: str, begin: int, end: int) -> bool:
-    """Return whether text[begin:end] is no part of a longer word or number: 3 is part of 13, 3.5, 3,000 and .3."""
-    before, after = text[max(0, begin - 2) : begin], text[end : end + 2]
-    if _is_letter(text[begin]) and before and _is_letter(before[-1]):
-        return False
-    if _is_letter(text[end - 1]) and after and _is_letter(after[0]):
-        return False
-    if text[begin].isdigit() and ((before[-1:] == "." and not before[:-1].strip()) or NUMBER_BEFORE.fullmatch(before)):
-        return False
-    return not (text[end - 1].isdigit() and NUMBER_AFTER.fullmatch(after))
-
-
-def _is_letter(character: str) -> bool:
-    """Return whether it belongs to a word between spaces; 东京 is a word in 答案是东京吗 without them."""
-    return (character.isalnum() or character == "_") and not UNSPACED.match(character)
-
-
 def _frame(prompt: str, texts: list[str], references: list[str]) -> tuple[int, int]:
     """Return the hash of the prompt without `texts`, and that of the first reference in it, CLEAN if none."""
     frame = prompt.replace(MARK, " ")
-    for text in texts:
+    for text in texts[: MAX_TURNS + 1]:
         frame = _without(frame, text)
     for reference in references:
-        if contains_reference(reference, frame) and not any(contains_reference(reference, text) for text in texts):
+        if singles_out(reference, frame):
             return hash(frame), hash(reference) or 1
     return hash(frame), CLEAN
 
@@ -185,7 +104,7 @@ def _agrees(turns: list[Any], theta_prompt: str, completion: str) -> bool:
     if not theta_prompt.endswith(answer[: len(answer) - len(completion)]):  # a chat template may begin the answer
         return False
     # theta_not_empty reports an empty prompt.
-    return not theta_prompt.strip() or question in theta_prompt or _squeezed(question) in _squeezed(theta_prompt)
+    return not theta_prompt.strip() or MARK in _without(theta_prompt, question)
 
 
 def _carries(prompt: str, question: str, turn: Turn | None) -> bool:
@@ -210,27 +129,45 @@ def _without(prompt: str, text: str) -> str:
     """Return a prompt with MARK in place of each occurrence of a text, or of each up to white space if there is none.
 
     Rendering changes white space: a special token inside a row's text gets a space (sampling/prompts/templates.py),
-    and a chat template trims the text of a turn.
+    and a chat template trims the text of a turn. A template may write a heading between two paragraphs (Alpaca's
+    instruction and input): then each is marked, if all are there in their order.
     """
     text = text.replace(MARK, " ")
-    squeezed = _squeezed(text)
-    if squeezed and text in prompt:
-        return prompt.replace(text, MARK)
-    if not squeezed or squeezed not in _squeezed(prompt):
+    if not text.strip():
         return prompt
-    indices = [index for index, character in enumerate(prompt) if not character.isspace()]
-    characters = "".join(prompt[index] for index in indices)
-    pieces: list[str] = []
-    end, found = 0, characters.find(squeezed)
-    while found >= 0:
-        past = found + len(squeezed)
-        pieces += [prompt[end : indices[found]], MARK]
-        end, found = indices[past - 1] + 1, characters.find(squeezed, past)
+    if text in prompt:
+        return prompt.replace(text, MARK)
+    points = np.frombuffer(prompt.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    indices = np.flatnonzero(~np.isin(points, SPACES))
+    characters = squeezed(prompt)
+    if found := _ranges(characters, [squeezed(text)], again=True):
+        return _marked(prompt, indices, found)
+    paragraphs = [part for paragraph in text.split("\n\n") if (part := squeezed(paragraph))]
+    found = _ranges(characters, paragraphs) if len(paragraphs) > 1 else []
+    return _marked(prompt, indices, found) if found else prompt
+
+
+def _ranges(characters: str, parts: list[str], *, again: bool = False) -> list[tuple[int, int]]:
+    """Return begin and end of each part, one after the other, [] if one is missing; `again`: of all occurrences."""
+    ranges, end = [], 0
+    for part in parts:
+        begin = characters.find(part, end)
+        if begin < 0:
+            return []
+        while begin >= 0:
+            end = begin + len(part)
+            ranges.append((begin, end))
+            begin = characters.find(part, end) if again else -1
+    return ranges
+
+
+def _marked(prompt: str, indices: np.ndarray, ranges: list[tuple[int, int]]) -> str:
+    """Return a prompt with MARK in place of ranges of its characters [K] that are no white space."""
+    pieces, end = [], 0
+    for begin, past in ranges:
+        pieces += [prompt[end : indices[begin]], MARK]
+        end = int(indices[past - 1]) + 1
     return "".join([*pieces, prompt[end:]])
-
-
-def _squeezed(text: str) -> str:
-    return "".join(text.split())
 
 
 def _one_bos(prompts: list[str], bos: str | None) -> np.ndarray:

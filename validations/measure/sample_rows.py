@@ -27,6 +27,9 @@ WORST = {
     "mean_overlap_mass": "smallest",
     "num_tokens": "largest",
 }
+# Columns of a row in a table of the worst, and in full; a row's lists take 20 objects a token.
+TEXTS = ("id", "sample_idx", "finish_reason", "num_tokens", "completion")
+PROMPTS = ("theta_prompt", "teacher_prompt", "example")
 IN_FULL = {"max_kl_error": "largest KL error", "fallback_rate": "most fallback tokens"}
 
 
@@ -74,13 +77,14 @@ class SampleRowPicker:
         for index in np.argsort(-badness, kind="stable")[:NUM_WORST]:
             if np.isneginf(badness[index]) or (len(ranked) == NUM_WORST and badness[index] <= ranked[-1][0]):
                 break
-            row = table.slice(int(index), 1).to_pylist()[0]
+            row = table.select(TEXTS).slice(int(index), 1).to_pylist()[0]
             ranked.append((float(badness[index]), _worst_row(row, metric, float(rows[metric].iloc[index]))))
             ranked.sort(key=lambda pair: -pair[0])
             del ranked[NUM_WORST:]
 
     def _in_full(self, table: pa.Table, tokens: Tokens, index: int, why: str, correct: bool | None) -> SampleRow:
-        row: dict[str, Any] = table.slice(index, 1).to_pylist()[0]
+        known = [*TEXTS, *(name for name in PROMPTS if name in table.column_names)]
+        row: dict[str, Any] = table.select(known).slice(index, 1).to_pylist()[0]
         begin, end = int(tokens.starts[index]), int(tokens.starts[index + 1])
         stop = min(end, begin + MAX_TOKENS)
         token_ids = tokens.token_ids[begin:stop].tolist()

@@ -136,7 +136,7 @@ def items(formula: str) -> tuple[str, list[str]]:
 
     A formula that is no list is the one item of itself.
     """
-    text = re.sub(r"\s*,?\s+(?:and|or)\s+", ", ", formula)
+    text = re.sub(r" ?,? (?:and|or) ", ", ", " ".join(formula.split()))
     brackets, inside = "", text
     if text[:1] + text[-1:] in ("()", "{}", "\\}"):
         brackets = "()" if text[0] == "(" else "{}"

@@ -2,42 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 
 from sampling.prompts.templates import Message, PromptTemplate
 from tasks.config import PromptConfig
 from tasks.run.dataset_metadata import _turn
 from tests.tiny import byte_tokenizer
+from tests.validations.measure.test_leaks import num_leaks
 from tests.validations.tables import facts, made_row, made_rows, to_table
 from validations.measure.metadata import DatasetMetadata, Turn
-from validations.measure.prompts import CLEAN, LeakCount, PromptMetrics, contains_reference, judge_prompts
+from validations.measure.prompts import judge_prompts
 
 Row = dict[str, Any]
-
-
-CONTAINED = [
-    ("3", "3"), ("3", "(3)"), ("3", "It is 3."), ("3", "3, 4"), ("3", "1, 3"), ("3", "He left. 3 came"),
-    ("3", "13 but 3"), ("3,000", "3,000 apples"), ("-3", "is -3"), (".5", "is .5"), ("yes", "Yes or yes?"),
-    ("  3 ", "it is 3"), ("two words", "two\n  words"), ("$\\frac{1}{2}$", "so $\\frac{1}{2}$."), ("x^2", "x^2+1"),
-    ("é", "l’é!"), ("3", "答案是3。"), ("东京", "答案是东京吗"), ("서울", "정답은 서울입니다"), ("🙂", "a🙂b"),
-    ("the answer is forty two", "so the  answer\nis forty two!"), ("a" * 16, "b" + "a" * 16 + "b"),
-]  # fmt: skip
-NOT_CONTAINED = [
-    ("3", "13"), ("3", "31"), ("3", "3.5"), ("3", "1.3"), ("3", "3,000"), ("000", "3,000"), ("3", "of .3"),
-    ("3", ".3"), ("3", "x3"), ("3", "3x"), ("3", "_3"), ("yes", "yesterday"), ("yes", "eyes"), ("yes", "Yes"),
-    ("", "any"), ("  \n", "any"), ("3", ""), ("é", "café"), ("two words", "two wordsmiths"),
-    ("the answer is forty two", "the answer is forty three"), ("a" * 16, "a" * 15),
-]  # fmt: skip
-
-
-def test_contains_reference() -> None:
-    assert [pair for pair in CONTAINED if not contains_reference(*pair)] == []
-    assert [pair for pair in NOT_CONTAINED if contains_reference(*pair)] == []
 
 
 # Chat templates in the shapes of real ones.
@@ -169,85 +149,26 @@ def test_a_reference_that_spells_a_turn_hides_no_question(chat: Chat) -> None:
     assert chat.carries(prompt, QUESTION)
 
 
+def test_a_template_may_write_headings_between_the_paragraphs_of_a_question() -> None:
+    """Alpaca's question is its instruction, an empty line, its input."""
+    rows = made_rows(3)
+    for row, order in zip(rows, ((0, 1), (1, 0), (0, 0)), strict=True):
+        parts = ["Translate to French.", "Good morning"]
+        row["example"]["question"] = "\n\n".join(parts)
+        first, second = (parts[index] for index in order)
+        row["theta_prompt"] = f"### Instruction:\n{first}\n\n### Input:\n{second}\n\n### Response:\n"
+        row["teacher_prompt"] = "Reference: Bonjour\n\n" + row["theta_prompt"]
+    found = judge_prompts(to_table(rows), DatasetMetadata()).question
+    assert found is not None
+    assert found.tolist() == [True, False, False]
+
+
 def test_without_turns_the_whole_prompt_counts() -> None:
     rows = made_rows(2)
     rows[1]["theta_prompt"] = "Something else"
     found = judge_prompts(to_table(rows), DatasetMetadata()).question
     assert found is not None
     assert found.tolist() == [True, False]
-
-
-def num_leaks(metrics: PromptMetrics, *more: PromptMetrics) -> int:
-    count = LeakCount()
-    for found in (metrics, *more):
-        assert found.frames is not None
-        assert found.leaked is not None
-        count.add(found.frames, found.leaked)
-    return count.num_leaks()
-
-
-def leaks(template: Callable[[Row], str], answers: Sequence[str], **example: Any) -> int:
-    """Return how many rows leak, with prompts that `template` renders from (question, final_answer)."""
-    rows = []
-    for i, answer in enumerate(answers):
-        row = made_row(i)
-        values = {"question": f"Which one is number {i + 100}?", "answer": None, "solution": None}
-        row["example"] = {**values, "final_answer": answer, **example}
-        row["theta_prompt"], row["messages"] = template(row["example"]), []
-        rows.append(row)
-    return num_leaks(judge_prompts(to_table(rows), DatasetMetadata()))
-
-
-ABCD = ["A", "B", "C", "D"] * 5
-
-
-@pytest.mark.parametrize(
-    ("text", "answers"),
-    [
-        ("Think in 3 steps.\n{}", ["3", "4", "55"]),
-        ("{}\nAnswer with A, B, C or D.", ABCD),
-        ("Today is 21 Nov 2026.\n{}", ["21", "2026", "7", "Nov"]),
-        ("{}\nSay yes or no.", ["yes", "no", "no"]),
-        ("{}", ABCD),
-        ("{}\nPut the number in \\boxed{{}}.", ["\\boxed{}", "1"]),
-    ],
-)
-def test_a_template_that_holds_an_answer_by_chance_is_excused(text: str, answers: list[str]) -> None:
-    assert leaks(lambda row: text.format(row["question"]), answers) == 0
-
-
-@pytest.mark.parametrize(
-    ("text", "answers", "num"),
-    [
-        ("{}\nThe answer is {}.", ["3", "4", "55"], 3),
-        ("Think in 3 steps. {}\nHint: {}", ["3", "4", "55"], 3),
-        ("{}\nAnswer with A, B, C or D. (It is {}.)", ABCD, 20),
-        ("{}{}", ["\n3", "\n4"], 2),
-        ("{} 答案是{}。", ["东京", "3"], 2),
-        ("{}\n{}", ["it is\nforty two of them", "so it is  fifty of them"], 2),
-    ],
-)
-def test_an_answer_that_was_put_there_is_a_leak(text: str, answers: list[str], num: int) -> None:
-    assert leaks(lambda row: text.format(row["question"], row["final_answer"]), answers) == num
-
-
-def test_a_leak_of_some_rows() -> None:
-    def template(row: Row) -> str:
-        return row["question"] + (f" ({row['final_answer']})" if row["final_answer"] in "7 8" else " (in 3 steps)")
-
-    assert leaks(template, ["3", "7", "4", "8", "3"]) == 2
-
-
-@pytest.mark.parametrize("name", ["answer", "solution"])
-def test_any_of_the_references_leaks(name: str) -> None:
-    text = f"the {name} in full: because it is so"
-    assert leaks(lambda row: f"{row['question']}\n{text}", ["1", "2"], **{name: text}) == 2
-
-
-def test_the_question_that_holds_its_own_answer_is_excused() -> None:
-    for question in ("Is it 3 or 4?", "Is it 3 or 4?\n\n", "Is <|im_start|> 3 or 4?"):
-        assert leaks(lambda row: f"Solve: {row['question'].strip()}", ["3"], question=question) == 0
-    assert leaks(lambda row: f"Solve: {row['question']} Not 4!", ["4"], question="Is it 3?") == 1
 
 
 def test_chance_is_chance_also_where_the_question_is_not_spelt_to_the_letter() -> None:
@@ -263,32 +184,6 @@ def test_chance_is_chance_also_where_the_question_is_not_spelt_to_the_letter() -
     assert metrics.frames is not None
     assert len(set(metrics.frames.tolist())) == 1
     assert num_leaks(metrics) == 0
-
-
-def test_earlier_turns_that_hold_it_are_excused() -> None:
-    def row_of(i: int, earlier: str) -> Row:
-        row = made_row(i)
-        turns = [{"role": "user", "content": f"Take {earlier}"}, {"role": "assistant", "content": None}]
-        row["messages"] = [*turns, *row["messages"]]
-        row["theta_prompt"] = row["theta_prompt"].replace(
-            "<|user|>", f"<|user|>Take {earlier}\n<|assistant|>\n<|user|>"
-        )
-        return row
-
-    own = [row_of(i, str(i + 1000)) for i in range(3)]  # made_row's answers
-    assert num_leaks(judge_prompts(to_table(own), facts())) == 0
-    for row in own:
-        row["messages"] = row["messages"][2:]
-    assert num_leaks(judge_prompts(to_table(own), facts())) == 3
-
-
-def test_batches_count_as_one() -> None:
-    """The row with the same frame and another answer may be in another batch."""
-    count = LeakCount()
-    assert count.num_leaks() == 0
-    for frames, leaked in (([1, 2], [5, 6]), ([1, 3], [CLEAN, 7]), ([2, 3, 4], [6, 7, CLEAN])):
-        count.add(np.array(frames), np.array(leaked))
-    assert count.num_leaks() == 4  # frame 1 is excused; 2 twice, 3 twice
 
 
 def test_references_are_shown_to_the_teacher() -> None:
