@@ -17,5 +17,5 @@ def test_another_engine_than_the_runs_is_refused_before_it_loads(tmp_path: Path)
     folder = RunFolder.of(config, {"engine": {"device": "cuda", "vllm": "0.1.0", "torch": "2.13.0"}})
     folder.work.mkdir(parents=True)
     folder.write_run(config, {})
-    with pytest.raises(OutputError, match=r"was begun on \{'device': 'cuda', 'vllm': '0\.1\.0'.*: install the same there"):
+    with pytest.raises(OutputError, match=r"was begun on \{'device': 'cuda', 'vllm': '0\.1\.0'"):
         _sample_shards(str(folder.work))
