@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, Self, overload
 from transformers import PreTrainedTokenizerBase
 
 from sampling.arguments import Backend, backend_of, dual_prompts, model_of
+from sampling.bounds import Bounds
 from sampling.config import EngineConfig, MixtureConfig, ModelConfig, SamplingConfig
 from sampling.engine.request import Request, RequestContext
 from sampling.engine.stats import SamplingStats
@@ -49,11 +50,12 @@ class DualSampler:
         teacher_url: str | Sequence[str] | None = None,
         theta_url: str | Sequence[str] | None = None,
         http: HttpConfig | None = None,
+        bounds: Bounds | None = None,
     ) -> None:
         """Load both models; or couple two servers, where both have a URL.
 
         `backend` follows from the URLs; given, it is checked. A served model's folder or Hub id gives its tokenizer;
-        the default is its served name.
+        the default is its served name, and `bounds` limit its replies.
         """
         self.mixture = mixture or MixtureConfig.preset("balanced")
         models = model_of("theta", theta, theta_url), model_of("teacher", teacher, teacher_url)
@@ -65,7 +67,7 @@ class DualSampler:
         if found == "http":
             from sampling.served.connect import connect
 
-            self._engine, tokenizers, self.eos_ids = connect(*models, http or HttpConfig())
+            self._engine, tokenizers, self.eos_ids = connect(*models, http or HttpConfig(), bounds)
         else:
             from sampling.loading import load
 

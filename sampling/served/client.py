@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import tenacity
 
+from sampling.bounds import Bounds
 from sampling.errors import (
     ConfigurationError,
     EmptyPromptError,
@@ -50,6 +51,7 @@ class ModelClient:
         api_key: str | None = None,
         served_name: str | None = None,
         model: str | None = None,
+        bounds: Bounds | None = None,
     ) -> None:
         self.name = name
         self.num_requests = 0
@@ -61,7 +63,7 @@ class ModelClient:
         if not self._replicas.all:
             raise ConfigurationError(f"no URL of {name}'s server; give at least one")
         self._slots = asyncio.Semaphore(config.max_in_flight)
-        self._transport = Transport(name, config, api_key)
+        self._transport = Transport(name, config, api_key, bounds or Bounds())
 
     def share_batch_locks(self, other: ModelClient) -> None:
         """Use the other client's batch lock for every server that both clients send requests to."""

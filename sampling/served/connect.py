@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from transformers import PreTrainedTokenizerBase
 
+from sampling.bounds import Bounds
 from sampling.config import ModelConfig
 from sampling.errors import VocabularyMismatchError
 from sampling.models.folder import eos_ids
@@ -18,7 +19,7 @@ NUM_PROBED_IDS = 200  # evenly spread over the vocabulary
 
 
 def connect(
-    theta: ModelConfig, teacher: ModelConfig, config: HttpConfig
+    theta: ModelConfig, teacher: ModelConfig, config: HttpConfig, bounds: Bounds | None = None
 ) -> tuple[HttpEngine, tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase], frozenset[int]]:
     """Return the engine, theta's and the teacher's tokenizer, every id that ends a completion.
 
@@ -26,7 +27,13 @@ def connect(
     """
     clients = [
         ModelClient(
-            name, model.urls, config, api_key=api_key(name), served_name=model.served_name, model=model.model or None
+            name,
+            model.urls,
+            config,
+            api_key=api_key(name),
+            served_name=model.served_name,
+            model=model.model or None,
+            bounds=bounds,
         )
         for name, model in (("theta", theta), ("teacher", teacher))
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import json
 import time
 from collections.abc import Mapping
 
@@ -13,6 +14,7 @@ from sampling.served.config import key_variable
 
 MAX_RETRY_AFTER_S = 60.0
 MAX_MESSAGE_CHARS = 300
+MAX_ERROR_BYTES = 100_000  # of a reply that is no 200
 TOO_LONG = ("maximum context length", "maximum model length")  # vLLM's messages since 0.6
 NOT_FINITE = "not JSON compliant"  # in vLLM 0.32's status 400 where a logprob is NaN
 
@@ -29,10 +31,10 @@ class TryError(Exception):
         self.is_failure = is_failure
 
 
-def refusal(name: str, url: str, response: httpx.Response, has_key: bool) -> DualSamplingError | TryError:
+def refusal(name: str, url: str, response: httpx.Response, body: bytes, has_key: bool) -> DualSamplingError | TryError:
     """Return the error of a response that is not a 200, from the replica at `url` of the model `name`."""
     status = response.status_code
-    message = message_of(response)
+    message = message_of(response, body)
     if status == 429:
         return TryError(f"HTTP 429: {message}", retry_after_s(response.headers), is_failure=False)
     if status == 408 or (status >= 500 and status != 501):  # 501: a server that cannot complete text at all
@@ -49,13 +51,14 @@ def refusal(name: str, url: str, response: httpx.Response, has_key: bool) -> Dua
     return ServerRefusedError(f"{name}'s server {url} answers HTTP {status}: {message}")
 
 
-def message_of(response: httpx.Response) -> str:
+def message_of(response: httpx.Response, body: bytes) -> str:
     """Return the server's message on one line, without control characters, cut to MAX_MESSAGE_CHARS."""
-    message = response.text
+    body = body[:MAX_ERROR_BYTES]
+    message = body.decode(errors="replace")
     try:
-        error = response.json()["error"]
+        error = json.loads(body)["error"]
         message = error if isinstance(error, str) else str(error["message"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass  # a proxy's HTML page, or another server's JSON: kept as it is
     if key := response.request.headers.get("authorization", "").removeprefix("Bearer "):
         message = message.replace(key, "<the API key>")  # some gateways quote it

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 from typing import Any
 from urllib.parse import unquote
 
 import httpx
 
+from sampling.bounds import Bounds
 from sampling.errors import ConfigurationError, ServerRefusedError
 from sampling.served.config import HttpConfig
 from sampling.served.refusals import TryError, refusal
@@ -17,16 +19,18 @@ from sampling.served.replicas import Replica
 CONNECT_TIMEOUT_S = 10.0
 # vLLM closes a connection that was idle for 5 s: ours must close earlier, or requests meet a closing connection.
 KEEP_ALIVE_S = 4.0
+MAX_NESTED = 10_000  # lists and objects in a reply: an empty one takes 30 times its two characters; vLLM's have ten
 
 
 class Transport:
     """The connections to the servers of the model called `name`."""
 
-    def __init__(self, name: str, config: HttpConfig, api_key: str | None) -> None:
+    def __init__(self, name: str, config: HttpConfig, api_key: str | None, bounds: Bounds) -> None:
         self.connections: list[httpx.AsyncClient] = []
         self._name = name
         self._config = config
-        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key is not None else {}
+        self._reply_bytes = bounds.reply_bytes
+        self._key = {"Authorization": f"Bearer {api_key}"} if api_key is not None else {}
         self._tls = httpx.create_ssl_context()
 
     async def close(self) -> None:
@@ -38,16 +42,15 @@ class Transport:
         replica.in_flight += 1
         connection = replica.idle_connections.pop() if replica.idle_connections else self._new_connection()
         try:
-            async with asyncio.timeout(self._config.request_timeout_s):
-                response = await connection.request(
-                    method,
-                    replica.url + path,
-                    content=content,
-                    headers={"Content-Type": "application/json"} if content is not None else None,
-                )
+            headers = {"Content-Type": "application/json"} if content is not None else None
+            async with asyncio.timeout(self._config.request_timeout_s):  # to the last byte
+                async with connection.stream(method, replica.url + path, content=content, headers=headers) as response:
+                    body = await self._read(response)
             if response.status_code != 200:
-                raise refusal(self._name, replica.url, response, has_key=bool(self._headers))
-            return response.json()
+                raise refusal(self._name, replica.url, response, body, has_key=bool(self._key))
+            if body.count(b"[") + body.count(b"{") > MAX_NESTED:
+                raise TryError(f"a reply of more than {MAX_NESTED} lists and objects")
+            return json.loads(body)
         except TimeoutError as error:
             raise TryError(f"no answer within {self._config.request_timeout_s:g} s") from error
         except httpx.RequestError as error:
@@ -63,6 +66,19 @@ class Transport:
             replica.in_flight -= 1
             replica.idle_connections.append(connection)
 
+    async def _read(self, response: httpx.Response) -> bytes:
+        """Return a response's body. Raises TryError where it is compressed, which hides its size, or too large."""
+        if (encoding := response.headers.get("content-encoding", "identity").strip().lower()) != "identity":
+            if response.status_code != 200:
+                return b""  # of an error, the status says enough
+            raise TryError(f"a reply in {encoding[:40]!r}, which was not asked for")
+        body = bytearray()
+        async for chunk in response.aiter_raw():
+            body += chunk
+            if len(body) > self._reply_bytes:
+                raise TryError(f"a reply of more than bounds.reply_bytes ({self._reply_bytes})")
+        return bytes(body)
+
     def _new_connection(self) -> httpx.AsyncClient:
         """Return a client with one connection, for one request at a time.
 
@@ -70,7 +86,7 @@ class Transport:
         request, this takes 0.6.
         """
         connection = httpx.AsyncClient(
-            headers=self._headers,
+            headers={"Accept-Encoding": "identity", **self._key},
             verify=self._tls,
             limits=httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEEP_ALIVE_S),
             # the whole try has its own limit; a shorter one for connecting shows an unreachable host sooner

@@ -75,6 +75,7 @@ class EngineChild:
                 mixture=config.mixture,
                 engine=config.engine,
                 http=config.http,
+                bounds=config.bounds,
             )
             if (port := config.metrics.port) is not None:
                 in_flight = config.http.max_in_flight if config.models.theta.urls else config.engine.max_num_seqs
