@@ -38,10 +38,11 @@ from tasks.publish.documents import REPORT, REPORT_JSON
 from tasks.publish.publish import Run, publish_dataset
 from tasks.run.claims import Claims
 from tasks.run.dataset_metadata import FACTS, TOKENIZER, write_metadata
-from tasks.run.folder import MANIFEST, RunFolder
+from tasks.run.folder import RunFolder
 from tasks.run.plan import Plan, read_plan, write_plan
 from tasks.run.progress import Progress
 from tasks.store.durable import output_errors, read_json
+from tasks.store.manifest import MANIFEST
 from tasks.worker.engine_process import EngineProcess
 from tasks.worker.probe import Probe, check_prompts
 from tasks.worker.shard import ShardSummary, retry_options, sample_shard
@@ -115,7 +116,7 @@ def _produce(config: PipelineConfig, run: LockedRun) -> ProduceResult:
         if (plan := read_plan(folder)) is None:
             write_metadata(folder.work, config, run.report.prompts, run.theta, run.teacher)
             plan = plan_rows(folder, run.report, run.rows, config.shards.rows)
-            folder.upload_tree(folder.shards)
+            folder.upload_shards(run.check_lock)
             folder.upload(folder.work / FACTS, folder.work / TOKENIZER, folder.quarantine, folder.plan)
         check_prompts(folder, plan, config.validation)
     shards = _sample(config, folder, plan, runs, run.check_lock)

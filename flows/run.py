@@ -95,11 +95,11 @@ def open_run(config: PipelineConfig) -> OpenedRun:
 def lock_run(config: PipelineConfig, run: OpenedRun) -> Iterator[LockedRun]:
     """Lock a run's folder, then look for its published dataset. Raises what `locked` raises, RefusedError."""
     with locked(run.folder, config.shards.run_on) as check_lock:
-        published = _find_published(run.folder, config.validation)
+        published = _find_published(run.folder, config.validation, check_lock)
         yield LockedRun(run.folder, run.report, run.rows, run.theta, run.teacher, published, check_lock)
 
 
-def _find_published(folder: RunFolder, limits: Limits) -> ProduceResult | None:
+def _find_published(folder: RunFolder, limits: Limits, check_lock: Callable[[], None]) -> ProduceResult | None:
     """Return the run's published dataset, after finishing what a crash right after the publication left undone.
 
     Raises RefusedError when it fails `limits` that differ from those it was published by.
@@ -117,7 +117,8 @@ def _find_published(folder: RunFolder, limits: Limits) -> ProduceResult | None:
             )
     with output_errors(folder.work):
         if folder.was_begun():
-            finish(folder)
+            folder.tidy(check_lock)
+            finish(folder, check_lock)
         else:  # published long ago: `latest` may name a later version, and stays
             folder.remove_work()
     return ProduceResult.of(folder, manifest)

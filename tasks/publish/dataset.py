@@ -15,8 +15,10 @@ from sampling.errors import OutputError, RefusedError, SourceError
 from sampling.record import RECORD_SCHEMA
 from tasks.config import PipelineConfig
 from tasks.run.dataset_metadata import read_metadata
-from tasks.run.folder import LATEST, MANIFEST
-from tasks.store.durable import read_json, sha256_of
+from tasks.run.folder import LATEST
+from tasks.store.durable import sha256_of
+from tasks.store.manifest import MANIFEST, read_manifest
+from tasks.store.names import check_name
 from tasks.store.scratch import process_scratch
 from validations.limits import Limits
 from validations.measure.metadata import DatasetMetadata
@@ -53,20 +55,27 @@ class Dataset:
             raise RefusedError(f"{self.address}: {'; '.join(damages)}")
 
     def damages(self) -> list[str]:
-        """Return the differences between the data files and the manifest, one line each."""
-        listed = (self.manifest or {}).get("files")
-        if not isinstance(listed, list):
+        """Return the differences between the files and the manifest, one line each."""
+        manifest = self.manifest or {}
+        listed = [entry for key in ("files", "documents") for entry in _entries(manifest, key)]
+        if not listed:
             return []
-        paths = {str(path.relative_to(self.path)): path for path in self.files}
+        data = {str(path.relative_to(self.path)): path for path in self.files}
+        beside = {str(path.relative_to(self.path)): path for path in self.path.rglob("*") if path.is_file()}
         damages, names = [], []
         for file in listed:
             name, digest = (file.get("path"), file.get("sha256")) if isinstance(file, dict) else (None, None)
             names.append(name)
-            if not isinstance(name, str) or name not in paths:
-                damages.append(f"manifest.json lists {name!r}, which is not in the dataset")
-            elif (found := sha256_of(paths[name])) != digest:
-                damages.append(f"{name} has sha256 {found[:12]}…, manifest.json lists {str(digest)[:12]}…")
-        return damages + [f"{name} is not listed in manifest.json" for name in paths if name not in names]
+            if not isinstance(name, str) or name not in beside:
+                damages.append(f"{MANIFEST} lists {name!r}, which is not in the dataset")
+            elif (found := sha256_of(beside[name])) != digest:
+                damages.append(f"{name} has sha256 {found[:12]}…, {MANIFEST} lists {str(digest)[:12]}…")
+        return damages + [f"{name} is not listed in {MANIFEST}" for name in data if name not in names]
+
+
+def _entries(manifest: Mapping[str, Any], key: str) -> list[Any]:
+    entries = manifest.get(key)
+    return entries if isinstance(entries, list) else []
 
 
 def open_dataset(location: str | Path, options: Mapping[str, Any] | None = None) -> Dataset:
@@ -86,6 +95,7 @@ def open_dataset(location: str | Path, options: Mapping[str, Any] | None = None)
 def _download(url: str, options: Mapping[str, Any] | None) -> tuple[str, Path]:
     """Return the dataset's URL, `latest` resolved, with the local folder (or file) that holds a copy."""
     from tasks.store.mirror import Mirror  # s3fs takes half a second to import
+    from tasks.store.stored_dataset import StoredDataset
 
     advice = "give a dataset's URL, s3://bucket/…/name/version"
     parent, _, name = url.rstrip("/").rpartition("/")
@@ -95,13 +105,16 @@ def _download(url: str, options: Mapping[str, Any] | None) -> tuple[str, Path]:
         mirror = Mirror(parent, process_scratch(), options)
         path = mirror.local / name
         if name == LATEST and (data := mirror.read(path)) is not None:
-            version = data.decode(errors="replace").strip()
-            if not version or version.startswith(".") or "/" in version:
+            version = check_name(data.decode(errors="replace").strip(), url)
+            if "/" in version:
                 raise SourceError(
                     f"{url} should hold the name of a version, not {version[:40]!r}; give the version's own URL"
                 )
             path = mirror.local / version
-        if mirror.pull(path) or (mirror.exists(path) and mirror.refresh(path)):
+        if StoredDataset(mirror, path).pull():
+            return mirror.address(path), path
+        if mirror.exists(path):
+            mirror.pull_as({path: path})
             return mirror.address(path), path
     except OutputError as error:
         raise SourceError(str(error)) from error
@@ -120,11 +133,11 @@ def _open(address: str, path: Path) -> Dataset:
     for file in files:
         _check_schema(file, _file_address(file, address, path))
     try:
-        manifest = read_json(path / MANIFEST)
-    except (OutputError, RecursionError) as error:
+        manifest = read_manifest(path)
+    except OutputError as error:
         where = _file_address(path / MANIFEST, address, path)
         raise SourceError(f"{where} is no JSON document; move it away to judge the rest") from error
-    return Dataset(address, path, files, manifest if isinstance(manifest, dict) else None, read_metadata(path))
+    return Dataset(address, path, files, manifest, read_metadata(path))
 
 
 def _file_address(file: Path, address: str, path: Path) -> str:

@@ -22,12 +22,13 @@ from tasks.publish.card import card
 from tasks.publish.documents import write_report
 from tasks.publish.staging import Staged, stage
 from tasks.run.dataset_metadata import read_metadata
-from tasks.run.folder import MANIFEST, RunFolder
+from tasks.run.folder import RunFolder
 from tasks.run.pace import speeds
 from tasks.run.parts import Key
 from tasks.run.plan import Plan
 from tasks.source.seen import Seen
 from tasks.store.durable import output_errors, sync, write_bytes, write_json
+from tasks.store.manifest import MANIFEST, ListedFile
 from tasks.worker.shard import ShardSummary, read_failures
 
 if TYPE_CHECKING:
@@ -64,8 +65,7 @@ def publish_dataset(folder: RunFolder, run: Run, check: Callable[[], None] = lam
         # Not an on_commit hook: Prefect only logs an error of a hook.
         manifest = publish_staged(folder, run, staged, verdict, check)
     with output_errors(folder.work):
-        check()
-        finish(folder)
+        finish(folder, check)
     return manifest
 
 
@@ -123,9 +123,11 @@ def _move_staged(folder: RunFolder, target: Path, check: Callable[[], None]) -> 
     folder.upload_dataset(target, check)
 
 
-def finish(folder: RunFolder) -> None:
-    """Point `latest` to this version, and remove the work."""
+def finish(folder: RunFolder, check: Callable[[], None]) -> None:
+    """Point `latest` to this version, and remove the work; `check` raises when the run's lock is lost."""
+    check()
     folder.point_latest()
+    check()
     folder.remove_work()
 
 
@@ -196,6 +198,8 @@ def write_documents(folder: RunFolder, run: Run, staged: Staged, verdict: Verdic
     example = _example(folder.staged / staged.files[0].path)
     text = card(run.config, folder.version, run.plan, staged, verdict.metrics, example)
     write_bytes(folder.staged / "README.md", text.encode())
+    beside = sorted(path for path in folder.staged.rglob("*") if path.is_file() and path.suffix != ".parquet")
+    manifest["documents"] = [asdict(ListedFile.of(folder.staged, path)) for path in beside]
     write_json(folder.staged / MANIFEST, manifest)
     return manifest
 

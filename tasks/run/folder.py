@@ -16,12 +16,14 @@ from tasks.config import PipelineConfig
 from tasks.run.identity import Identity, differing_keys, run_id_of
 from tasks.run.shard_folder import FAILURE, SUMMARY, ShardFolder
 from tasks.store.durable import read_json, sha256_of, sync, write_json
+from tasks.store.manifest import MANIFEST, listed_files, read_manifest
 from tasks.store.scratch import process_scratch
 
 if TYPE_CHECKING:
     from tasks.store.mirror import Mirror
+    from tasks.store.stored_dataset import StoredDataset
 
-LATEST, MANIFEST = "latest", "manifest.json"
+LATEST = "latest"
 UPLOADING = "keeping"  # marks an upload of the run's dataset that may be incomplete
 OWN_ENGINE = "engine"
 RUNS = "runs"
@@ -153,29 +155,53 @@ class RunFolder:
             for file in files:
                 self.mirror.push(file)
 
-    def upload_tree(self, folder: Path) -> None:
-        """Replace a folder in the object store, if there is one."""
-        if self.mirror is not None:
-            self.mirror.remove(folder)
-            self.mirror.push_tree(folder)
+    def upload_shards(self, check: Callable[[], None]) -> None:
+        """Copy the planned shards to the object store, if there is one, and remove what an earlier plan left there.
 
-    def upload_dataset(self, folder: Path, check: Callable[[], None]) -> None:
-        """Replace a dataset in the object store, if there is one, the manifest last: with it the dataset exists.
-
-        `check` raises when this process has lost the run's lock.
+        `check` raises when this process has lost the run's lock: another one may be sampling them.
         """
         if self.mirror is None:
             return
         check()
+        self.mirror.push_tree(self.shards)
+        for name in self.mirror.listing(self.shards):
+            if not (self.shards / name).exists():
+                check()
+                self.mirror.remove(self.shards / name)
+
+    def upload_dataset(self, folder: Path, check: Callable[[], None]) -> None:
+        """Copy a dataset to the object store, if there is one; `check` raises when the run's lock is lost.
+
+        A published one stays as another process of this run has published it meanwhile; a refused one is replaced.
+        """
+        if (dataset := self._stored(folder)) is None:
+            return
+        assert self.mirror is not None
+        check()
         (self.work / UPLOADING).touch()
         self.mirror.write(self.work / UPLOADING, b"")  # from now on the objects at the dataset's URL are this run's
-        self.mirror.remove(folder)
-        self.mirror.push_tree(folder, MANIFEST, check)
+        if folder == self.refused:
+            dataset.replace(check)
+        elif not dataset.create(check) and (stored := dataset.read()) is not None:
+            self.check_identity(folder, stored)
+        dataset.tidy(check)
+
+    def tidy(self, check: Callable[[], None]) -> None:
+        """Finish what a crash right after the publication to an object store left undone."""
+        if (dataset := self._stored(self.published)) is not None:
+            dataset.tidy(check)
 
     def download(self, folder: Path) -> None:
-        """Copy a folder from the object store, if there is one."""
-        if self.mirror is not None:
-            self.mirror.pull(folder)
+        """Copy a dataset from the object store, if there is one."""
+        if (dataset := self._stored(folder)) is not None:
+            dataset.pull()
+
+    def _stored(self, folder: Path) -> StoredDataset | None:
+        if self.mirror is None:
+            return None
+        from tasks.store.stored_dataset import StoredDataset  # s3fs takes half a second to import
+
+        return StoredDataset(self.mirror, folder)
 
     def write_run(self, config: PipelineConfig, libraries: dict[str, str]) -> None:
         """Write run.json: the identity, configuration and libraries of the run that owns the work folder."""
@@ -192,46 +218,37 @@ class RunFolder:
 
         Raises OutputError when the folder holds another run's dataset, something else, or a damaged dataset.
         """
-        if self.mirror is None:
-            exists = self.published.exists()
-        else:  # without a manifest, objects of an interrupted upload are no dataset yet
-            exists = self.mirror.refresh(self.published / MANIFEST) or (
-                bool(self.mirror.listing(self.published)) and not self.mirror.exists(self.work / UPLOADING)
-            )
-        if not exists:
-            return None
-        manifest: dict[str, Any] | None = read_json(self.published / MANIFEST)
+        stored = self._stored(self.published)
+        manifest = read_manifest(self.published) if stored is None else stored.read()
         if manifest is None:
-            address = self.address(self.published)
-            raise OutputError(f"{address} holds no manifest.json; move it away or choose another version")
+            if self._is_foreign(self.published):
+                address = self.address(self.published)
+                raise OutputError(f"{address} holds no {MANIFEST}; move it away or choose another version")
+            return None
         self.check_identity(self.published, manifest)
-        sizes = None if self.mirror is None else self.mirror.listing(self.published)
-        for file in manifest["files"]:
-            path = self.published / file["path"]
-            if sizes is None:
-                is_whole = path.is_file() and sha256_of(path) == file["sha256"]
-            else:  # a store verifies each file's checksum on upload
-                is_whole = sizes.get(file["path"]) == file["num_bytes"]
-            if not is_whole:
-                raise OutputError(
-                    f"{self.address(path)} is not what manifest.json lists (sha256 {file['sha256'][:12]}…); remove"
-                    f" {self.address(self.published)} to produce it again"
-                )
+        damaged = _damages(self.published, manifest) if stored is None else stored.damages(manifest)
+        if damaged:
+            raise OutputError(
+                f"{damaged[0]} is not what {MANIFEST} lists; remove {self.address(self.published)} to produce it again"
+            )
         return manifest
 
     def check_refused(self) -> None:
         """Raise OutputError when something else than this run's dataset lies where a refused one goes."""
-        exists = self.refused.exists()
-        if self.mirror is not None:
-            exists = bool(self.mirror.listing(self.refused)) and not self.mirror.exists(self.work / UPLOADING)
-        owner = read_json(self.refused / MANIFEST)
+        owner = read_manifest(self.refused)
         if owner is not None:
             self.check_identity(self.refused, owner)
-        elif exists:
+        elif self._is_foreign(self.refused):
             raise OutputError(
-                f"{self.address(self.refused)} holds no manifest.json, so it is no dataset that was refused here; move"
+                f"{self.address(self.refused)} holds no {MANIFEST}, so it is no dataset that was refused here; move"
                 " it away, then run the same command again"
             )
+
+    def _is_foreign(self, folder: Path) -> bool:
+        """Return whether a dataset's folder without a manifest holds anything but this run's interrupted upload."""
+        if self.mirror is None:
+            return folder.exists()
+        return bool(self.mirror.listing(folder)) and not self.mirror.exists(self.work / UPLOADING)
 
     def point_latest(self) -> None:
         """Point `latest`, a link or an object that holds the version's name, to this version."""
@@ -254,13 +271,20 @@ class RunFolder:
 
     def check_identity(self, folder: Path, owner: dict[str, Any]) -> None:
         """Raise OutputError when `owner`, the run.json or manifest of a folder, names another run than this one."""
-        if owner["run_id"] == self.run_id:
+        if owner.get("run_id") == self.run_id:
             return
-        differing = "; ".join(differing_keys(owner["identity"], self.identity))
+        identity = owner.get("identity")  # a foreign file's may be anything
+        differing = "; ".join(differing_keys(identity if isinstance(identity, dict) else {}, self.identity))
         raise OutputError(
             f"{self.address(folder)} belongs to another configuration ({differing}); choose another publish.version, or"
             " remove that folder"
         )
+
+
+def _damages(folder: Path, manifest: dict[str, Any]) -> list[str]:
+    """Return the files of a local dataset that are missing, or not as the manifest lists them."""
+    files = {folder / file.path: file.sha256 for file in listed_files(manifest, str(folder / MANIFEST))}
+    return [str(path) for path, sha256 in files.items() if not path.is_file() or sha256_of(path) != sha256]
 
 
 def _open_root(root: str, options: Mapping[str, Any] | None) -> tuple[Path, Mirror | None]:

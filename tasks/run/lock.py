@@ -12,9 +12,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from sampling.errors import OutputError
-from tasks.run.folder import MANIFEST, OWN_ENGINE, RUNS, RunFolder
+from tasks.run.folder import OWN_ENGINE, RUNS, RunFolder
 from tasks.run.shard_folder import UNSHARED
 from tasks.store.durable import output_errors, read_json, write_json
+from tasks.store.manifest import MANIFEST
 
 ENGINE_LOCKS = f"{OWN_ENGINE}*.lock"
 ORPHAN_TIMEOUT_S = 30.0

@@ -13,6 +13,8 @@ from typing import Any
 
 from sampling.errors import OutputError
 
+# Of a JSON document that is read whole: a list of 100,000 files takes 20 MB, and as Python objects 20 times that.
+MAX_DOCUMENT_BYTES = 64 << 20
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -23,7 +25,8 @@ def write_bytes(path: Path, data: bytes | memoryview, unique_temporary_name: boo
     `unique_temporary_name` gives the file its own, for a folder that several processes write to.
     """
     temporary = path.parent / (f".{path.name}.writing" if unique_temporary_name else ".writing")
-    with open(temporary, "wb") as file:
+    # Where others can write to the folder, a link of this name could lead to any file of this user.
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o666), "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
@@ -39,9 +42,13 @@ def write_json(path: Path, value: Any, unique_temporary_name: bool = False) -> N
 
 
 def read_json(path: Path) -> Any | None:
-    """Return the document, None if there is none. Raises OutputError if it cannot be read."""
+    """Return the document, None if there is none. Raises OutputError if it cannot be read, or is too large to be."""
     try:
-        return json.loads(path.read_bytes())
+        with open(path, "rb") as file:
+            data = file.read(MAX_DOCUMENT_BYTES + 1)
+        if len(data) > MAX_DOCUMENT_BYTES:
+            raise ValueError(f"it has over {MAX_DOCUMENT_BYTES} bytes")
+        return json.loads(data)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:

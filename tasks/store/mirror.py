@@ -51,16 +51,13 @@ class Mirror:
         """Upload a local file, atomically."""
         self.store.upload(path, self.name(path))
 
-    def push_tree(self, folder: Path, last: str | None = None, check: Callable[[], None] = lambda: None) -> None:
-        """Upload every file of a folder; the one named `last`, relative to it, after all others.
+    def push_tree(self, folder: Path) -> None:
+        """Upload every file of a folder."""
+        self.push_as({path: path for path in sorted(folder.rglob("*")) if path.is_file()})
 
-        `check` is called before the last one, and may raise.
-        """
-        final = None if last is None else folder / last
-        _in_parallel(self.push, sorted(path for path in folder.rglob("*") if path.is_file() and path != final))
-        if final is not None:
-            check()
-            self.push(final)
+    def push_as(self, files: Mapping[Path, Path]) -> None:
+        """Upload local files, each to the place of another path."""
+        _in_parallel(lambda path: self.store.upload(path, self.name(files[path])), files)
 
     def pull(self, folder: Path, wanted: Callable[[str], bool] | None = None) -> list[Path]:
         """Download files that are missing locally or differ in size; return their paths.
@@ -72,8 +69,17 @@ class Mirror:
             for name, size in self.listing(folder).items()
             if (wanted is None or wanted(name)) and _size(folder / name) != size
         ]
-        _in_parallel(self._download, missing)
+        self.pull_as({path: path for path in missing})
         return missing
+
+    def pull_as(self, files: Mapping[Path, Path]) -> None:
+        """Download the files at the keys' places to the values'."""
+
+        def download(path: Path) -> None:
+            with self._replacing(files[path]) as temporary:
+                self.store.download(self.name(path), temporary)
+
+        _in_parallel(download, files)
 
     def refresh(self, path: Path) -> bool:
         """Make a small local file equal to the store's, or remove it if the store has none; return whether it has."""
@@ -93,6 +99,10 @@ class Mirror:
         """Return the sizes in bytes of all stored files under a folder, keyed by their names relative to it."""
         return self.store.listing(self.name(folder))
 
+    def copy(self, source: Path, target: Path) -> None:
+        """Copy a file inside the store, atomically."""
+        self.store.copy(self.name(source), self.name(target))
+
     def remove(self, path: Path) -> None:
         """Remove a file or a folder from the store only, if it is there."""
         self.store.remove(self.name(path))
@@ -105,10 +115,6 @@ class Mirror:
     def write(self, path: Path, data: bytes) -> None:
         """Write a small file to the store only, atomically."""
         self.store.write(self.name(path), data)
-
-    def _download(self, path: Path) -> None:
-        with self._replacing(path) as temporary:
-            self.store.download(self.name(path), temporary)
 
     @contextmanager
     def _replacing(self, path: Path) -> Iterator[Path]:

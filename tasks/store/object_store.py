@@ -17,6 +17,7 @@ import s3fs
 from fsspec.asyn import sync
 
 from sampling.errors import OutputError
+from tasks.store.durable import MAX_DOCUMENT_BYTES
 from tasks.store.names import check_name
 from tasks.store.s3_errors import MISSING, REFUSED, advice, error_code, is_transient, one_line
 
@@ -163,6 +164,11 @@ class Store:
         if (found := file.stat().st_size) != size:
             raise OutputError(f"{self.address(name)} has {size} bytes, {found} came; run the same command again")
 
+    def copy(self, source: str, target: str) -> None:
+        """Copy an object of at most 5 GB, atomically, without its bytes passing through here."""
+        from_there = {"Bucket": self._bucket, "Key": self._prefix + source}
+        self._request(source, self._call("copy_object", target, CopySource=from_there))
+
     def remove(self, name: str) -> None:
         """Remove an object or all objects under a folder, if there are any."""
         below = [f"{name}/{inner}" if name else inner for inner in self.listing(name)]
@@ -184,6 +190,11 @@ class Store:
     async def _get(self, name: str) -> StoredObject:
         response = await self._call("get_object", name)()
         async with response["Body"] as body:
+            if (size := response["ContentLength"]) > MAX_DOCUMENT_BYTES:
+                raise OutputError(
+                    f"{self.address(name)} has {size} bytes, {MAX_DOCUMENT_BYTES} at most are read; remove it, or ask"
+                    " who wrote it"
+                )
             return StoredObject(await body.read(), response["ETag"])
 
     async def _put(self, name: str, data: bytes, **condition: str) -> str:
@@ -214,6 +225,8 @@ class Store:
             try:
                 response: Response = sync(self._fs.loop, call, timeout=CALL_S + num_bytes / MIN_BYTES_PER_S)
                 return response
+            except OutputError:
+                raise
             except Exception as error:
                 code, status = error_code(error)
                 if code in expected:

@@ -36,11 +36,13 @@ from tests.flows.small_run import (
     tokens_of,
     wait_until,
 )
+from tests.full_disk import FULL, fill
 from tests.stand_in import ENGINE, ROW_S
 from tests.tiny import LAX
 from validations.limits import Limits
 
 pytestmark = [pytest.mark.usefixtures("prefect_server", "stand_in")]
+SMALL_BYTES = 4096  # less than a part, more than what the engine's log says
 
 
 @pytest.fixture(scope="module")
@@ -207,21 +209,20 @@ def test_a_disk_that_is_full_then_engines_that_die(
     config = config_of(tmp_path, tiny_pair)
     folder = folder_of(config)
     parts = folder.shard(1).parts
-    full_disk = parts / ".writing"  # where the next commit is written
 
     def fill_the_disk() -> None:
-        wait_until(lambda: parts_in(folder.shard(0).parts))
-        full_disk.symlink_to("/dev/full")  # the kernel answers ENOSPC to every write
+        wait_until(lambda: folder.shard(0).summary.exists())
+        for pid in engine_pids():
+            fill(SMALL_BYTES, pid)
 
     # The disk is full: one line, and a run that can be resumed.
     with (
         in_background(fill_the_disk),
-        pytest.raises(OutputError, match=r"No space left on device; .*free space") as caught,
+        pytest.raises(OutputError, match=f"{FULL}; .*free space") as caught,
     ):
         run_produce(config)
     assert "\n" not in str(caught.value)
     assert engine_pids() == []
-    full_disk.unlink()
     assert folder.shard(0).summary.exists()
     first_shard = folder.shard(0).summary.stat().st_mtime_ns
 

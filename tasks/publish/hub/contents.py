@@ -14,8 +14,8 @@ from tasks.publish.dataset import open_dataset
 from tasks.publish.documents import DATA_DOCS, REPORT, REPORT_JSON
 from tasks.publish.staging import QUARANTINE
 from tasks.run.dataset_metadata import FACTS, TOKENIZER
-from tasks.run.folder import MANIFEST
 from tasks.store.durable import sha256_of
+from tasks.store.manifest import MANIFEST
 
 CARD, DATA = "README.md", "data"
 DOCUMENTS = (REPORT, REPORT_JSON, FACTS, TOKENIZER, QUARANTINE)

@@ -39,7 +39,7 @@ from tasks.publish.hub.failures import (
     text_of,
     upload_error,
 )
-from tasks.run.folder import MANIFEST
+from tasks.store.manifest import MANIFEST
 
 logger = logging.getLogger(__name__)
 

@@ -274,7 +274,7 @@ def test_a_file_of_a_store(bucket: str) -> None:
         ("v2", "nothing lies at s3://.*/made/d/v2; give a dataset's URL"),
         ("text", "s3://.*/made/d/text holds no Parquet file"),
         ("stale/latest", "nothing lies at s3://.*/stale/v9"),
-        ("astray/latest", "should hold the name of a version, not '../v1'"),
+        ("astray/latest", "latest holds the name '../v1', which would leave its folder"),
         ("text/latest", "nothing lies at s3://.*/text/latest"),
     ],
 )

@@ -63,7 +63,7 @@ def test_a_published_dataset_is_found_only_when_whole(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"holds no manifest.json"):
         run.find_published()
     data.write_bytes(b"rows")
-    files = [{"path": "data/train-00000-of-00001.parquet", "num_rows": 1, "sha256": sha256_of(data)}]
+    files = [{"path": "data/train-00000-of-00001.parquet", "num_bytes": 4, "sha256": sha256_of(data)}]
     manifest = {"run_id": run.run_id, "identity": run.identity, "files": files}
     write_json(run.published / "manifest.json", manifest)
     assert run.find_published() == manifest

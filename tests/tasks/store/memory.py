@@ -84,7 +84,11 @@ class MemoryS3:
         if key not in self.objects:
             raise client_error("NoSuchKey", 404)
         data, etag = self.objects[key]
-        return {"Body": StreamingBody(data), "ETag": etag}
+        return {"Body": StreamingBody(data), "ETag": etag, "ContentLength": len(data)}
+
+    def _copy_object(self, key: str, CopySource: dict[str, str]) -> dict[str, str]:
+        self.objects[key] = self.objects[CopySource["Key"]]
+        return {}
 
     def _delete_object(self, key: str, **_: str) -> dict[str, str]:
         del self.objects[key]

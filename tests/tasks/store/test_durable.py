@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from sampling.errors import OutputError
-from tasks.store.durable import output_errors, read_json, sha256_of, write_bytes, write_json
+from tasks.store.durable import MAX_DOCUMENT_BYTES, output_errors, read_json, sha256_of, write_bytes, write_json
+from tests.full_disk import FULL, full_disk
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -30,13 +31,29 @@ def test_a_partial_file_of_a_crash_is_overwritten(tmp_path: Path) -> None:
 
 def test_a_full_disk_keeps_the_old_file_and_raises_advice(tmp_path: Path) -> None:
     write_bytes(tmp_path / "a", b"old")
-    (tmp_path / ".writing").symlink_to("/dev/full")  # the kernel answers ENOSPC to every write
-    with pytest.raises(OutputError, match=r"No space left on device.*free space") as caught, output_errors(tmp_path):
+    with pytest.raises(OutputError, match=f"{FULL}.*free space") as caught, output_errors(tmp_path), full_disk():
         write_bytes(tmp_path / "a", b"new")
     assert isinstance(caught.value.__cause__, OSError)
-    assert caught.value.__cause__.errno == errno.ENOSPC
+    assert caught.value.__cause__.errno == errno.EFBIG
     assert "\n" not in str(caught.value)
     assert (tmp_path / "a").read_bytes() == b"old"
+
+
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    """Another user of a shared folder could place it where the temporary file goes."""
+    (tmp_path / "thesis").write_bytes(b"mine")
+    (tmp_path / ".writing").symlink_to("thesis")
+    with pytest.raises(OutputError, match="symbolic links"), output_errors(tmp_path):
+        write_bytes(tmp_path / "a", b"new")
+    assert (tmp_path / "thesis").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("data", [b"[" * 100_000, b" " * (MAX_DOCUMENT_BYTES + 1)], ids=["deep", "huge"])
+def test_a_hostile_document_is_one_line(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(data)
+    with pytest.raises(OutputError, match=r"a\.json cannot be read \(.*\); remove") as caught:
+        read_json(tmp_path / "a.json")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_missing_document_is_none_and_a_broken_one_an_error(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_a_tree_is_uploaded_and_downloaded(here: Mirror, there: Mirror) -> None:
     files = {f"f{i}": b"x" * i for i in range(2 * PAGE + 5)}  # three pages of a listing
     folder = made(here.local / "d", **files, **{"a b+ü%.json": b"{}"})
     made(folder / "deep" / ".work", big=bytes(range(256)) * 2**17 + b"end")  # 32 MiB and 3 bytes: in parts
-    here.push_tree(folder, last="f7")
+    here.push_tree(folder)
     assert there.pull(there.local / "d")
     assert tree(there.local / "d") == tree(folder)
     assert there.listing(there.local) == {f"d/{name}": len(data) for name, data in tree(folder).items()}
@@ -84,7 +84,7 @@ def test_the_local_disk_has_its_own_errors(here: Mirror) -> None:
 def test_many_threads_use_one_mirror(here: Mirror, there: Mirror) -> None:
     def work(i: int) -> bytes:
         folder = made(here.local / f"t{i}", a=b"a" * i, b=b"b" * i)
-        here.push_tree(folder, last="b")
+        here.push_tree(folder)
         there.pull(there.local / f"t{i}")
         there.pull(there.local / "t0")  # the same for all
         return (there.local / f"t{i}/b").read_bytes()
@@ -92,18 +92,6 @@ def test_many_threads_use_one_mirror(here: Mirror, there: Mirror) -> None:
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(work, range(24))) == [b"b" * i for i in range(24)]
     assert tree(there.local) == tree(here.local)
-
-
-def test_the_last_file_is_uploaded_after_all_others(s3: MemoryS3, root: str, tmp_path: Path) -> None:
-    mirror = s3.mirror(root, tmp_path)
-    checks: list[int] = []
-    folder = made(tmp_path / "d", a=b"1", manifest=b"2", z=b"3")
-    mirror.push_tree(folder, last="manifest", check=lambda: checks.append(len(s3.objects)))
-    puts = [key.rpartition("/")[2] for method, key in s3.requests if method == "put_object"]
-    assert set(puts[:2]) == {"a", "z"}
-    assert puts[2:] == ["manifest"]
-    assert checks == [2]
-    assert mirror.listing(folder) == {"a": 1, "manifest": 1, "z": 1}
 
 
 def test_a_download_that_fails_leaves_no_file(s3: MemoryS3, root: str, tmp_path: Path, clock: Clock) -> None:
