@@ -22,6 +22,7 @@ class Bounds(Frozen):
     row_bytes: int = Field(32 * MIB, ge=1, description="Largest row, all of its fields, bytes.")
     line_bytes: int = Field(32 * MIB, ge=1, description="Longest line or list element of a text file, bytes.")
     batch_bytes: int = Field(128 * MIB, ge=1, description="Largest batch of rows decoded at once, bytes.")
+    unpacked_bytes: int = Field(4096 * MIB, ge=1, description="Largest Parquet or Arrow file unpacked to disk, bytes.")
     prompt_chars: int = Field(4_000_000, ge=1, description="Longest rendered prompt, characters; a million tokens.")
     render_s: float = Field(2.0, gt=0.0, description="Longest rendering of one row's prompts, seconds of CPU.")
     render_bytes: int = Field(512 * MIB, ge=64 * MIB, description="Memory of the process that renders, bytes.")

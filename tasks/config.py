@@ -24,11 +24,11 @@ class SourceConfig(Frozen):
     """The origin of the rows: exactly one of `path` and `hub`."""
 
     path: str | tuple[str, ...] | None = Field(
-        None, description="Local file, folder or glob (json, jsonl, csv, parquet, txt; .gz too), or a list of them."
+        None, description="Local file, folder or glob (json, jsonl, csv, tsv, parquet, arrow, txt), or a list of them."
     )
     hub: str | None = Field(None, description="A dataset's id on the Hub: org/name.")
-    subset: str | None = Field(None, description="The Hub dataset's configuration name.")
-    split: str = Field("train", description="The Hub dataset's split.")
+    subset: str | None = Field(None, description="The Hub dataset's configuration name, or a folder in `path`.")
+    split: str = Field("train", description="The split, of a local folder by its files' names: data/test-*, dev.jsonl.")
     revision: str | None = Field(None, description="The Hub dataset's branch, tag or commit.")
     adapter: str = Field("auto", description="auto, a known format's name, or package.module:Class.")
     columns: dict[str, str] | None = Field(
@@ -42,6 +42,8 @@ class SourceConfig(Frozen):
     def _one_origin(self) -> Self:
         if (self.path is None) == (self.hub is None):
             raise ValueError("give exactly one of source.path and source.hub")
+        if self.path is not None and self.revision is not None:
+            raise ValueError("source.revision is for source.hub; files beside source.path have none: remove it")
         return self
 
 

@@ -31,7 +31,7 @@ ARROWS = {
     "tasks/worker": "tasks tasks/run tasks/store sampling sampling/processes sampling/prompts sampling/served"
     " sampling/base validations validations/measure",
     "tasks/run": "tasks tasks/source tasks/store sampling/models sampling/prompts sampling/base validations/measure",
-    "tasks/source": "tasks sampling/prompts sampling/base validations/measure",
+    "tasks/source": "tasks sampling/processes sampling/prompts sampling/base validations/measure",
     "tasks/store": "sampling/base",
     "tasks": "sampling/served sampling/base validations",
     "sampling": "sampling/engine sampling/mixture/kernel sampling/models sampling/prompts sampling/served"

@@ -76,11 +76,6 @@ def after_hashes(solution: str) -> str | None:
     return final.strip() or None if found else None
 
 
-def last_boxed(solution: str) -> str | None:
-    r"""Return the content of the last `\boxed{…}` (MATH), inner braces kept; None without a closed one."""
-    return ", ".join(answers.last_boxes(solution)) or None
-
-
 def _gsm8k(row: Row) -> Example:
     answer = reference_field(row, "answer")
     return Example(text_field(row, "question"), answer, final_answer=after_hashes(answer))
@@ -98,7 +93,7 @@ def _math(row: Row) -> Example:
     if solution is None or is_filled(row, "answer"):
         answer = reference_field(row, "answer" if "answer" in row else "solution")
         return Example(question, answer, solution, final_answer=answer)
-    return Example(question, solution, solution, final_answer=last_boxed(solution))
+    return Example(question, solution, solution, final_answer=answers.reference_answer(solution, is_solution=True))
 
 
 def _alpaca(row: Row) -> Example:

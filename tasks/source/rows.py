@@ -17,10 +17,10 @@ from sampling.prompts.templates import Message, Prompt, PromptTemplate, RenderLi
 from tasks.config import PromptConfig, PromptsConfig, SourceConfig
 from tasks.source.example import BadRowError, Example, template_fields
 from tasks.source.formats import Adapter
-from tasks.source.readers import QuarantinedRow, SourceRow
 from tasks.source.recognition import choose_adapter
 from tasks.source.seen import Seen
 from tasks.source.source import open_source
+from tasks.source.source_row import QuarantinedRow, Rows, SourceRow, value_bytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["PreparedRow", "QuarantinedRow", "SourceReport", "prepare_rows"]
 
 NUM_HEAD_ROWS = 100  # rows inspected before sampling starts: format, columns, templates
+HEAD_BYTES = 16 << 20  # of them
 NUM_BEYOND = 3  # rows, the shortest ones, that go beyond the bounds of rendering: then the template itself does
 BATCH_ROWS, BATCH_BYTES = 256, 8 << 20  # rendered and encoded at a time
 
@@ -85,9 +86,9 @@ def prepare_rows(
     fails on each of the first rows; during iteration, SourceError if a file cannot be read further and OutputError if
     the disk is full.
     """
-    opened = open_source(source)
+    opened = open_source(source, bounds)
     stream = islice(opened.rows(), source.limit)
-    head = list(islice(stream, NUM_HEAD_ROWS))
+    head = _head(stream)
     readable = [row for row in head if isinstance(row, SourceRow)]
     if not readable:
         raise SourceError(_unreadable_message(opened.files, head))
@@ -104,6 +105,16 @@ def prepare_rows(
         _check(template, examples)
     report = SourceReport(adapter.name, columns, resolved, opened.files, opened.fingerprint)
     return report, _prepared(adapter, theta, teacher, chain(head, stream))
+
+
+def _head(stream: Rows) -> list[SourceRow | QuarantinedRow]:
+    """Return the first rows, fewer if they are large: they stay in memory together."""
+    head: list[SourceRow | QuarantinedRow] = []
+    num_bytes = 0
+    while len(head) < NUM_HEAD_ROWS and num_bytes < HEAD_BYTES and (row := next(stream, None)) is not None:
+        head.append(row)
+        num_bytes += value_bytes(row.fields) if isinstance(row, SourceRow) else 0
+    return head
 
 
 def _prepared(

@@ -8,15 +8,25 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sampling.bounds import Bounds
 from sampling.errors import SourceError
 from tasks.config import SourceConfig
-from tasks.source.readers import FORMATS, Rows, SourceRow, format_of, one_line, read_rows
+from tasks.source.readers import FORMAT_NAMES, format_of, read_rows
+from tasks.source.source_row import Rows, one_line, to_row
 
-FORMAT_NAMES = f"{', '.join(FORMATS)}, each also with .gz"
+# The splits that a file's or folder's name tells, by the words and separators that `datasets` looks for.
+SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "dev", "val"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+SPLIT_OF = {word: split for split, words in SPLITS.items() for word in words}
+SHARD = re.compile(r"data/(\w+(?:\.\w+)*)-\d{5}-of-\d{5}")  # data/train-00000-of-00001.parquet
+SAVED = {"dataset_dict.json", "dataset_info.json", "state.json"}  # beside the files of datasets' save_to_disk
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -27,57 +37,147 @@ class Source:
     files: tuple[str, ...]
     fingerprint: str  # 32 hex digits of the content and the limit, independent of the files' names
     rows: Callable[[], Rows]
+    notes: tuple[str, ...] = ()  # what was found and is not read
 
 
-def open_source(config: SourceConfig) -> Source:
+def open_source(config: SourceConfig, bounds: Bounds | None = None) -> Source:
     """Find the files or dataset of `config` and compute their fingerprint. Raises SourceError if there are none."""
+    bounds = bounds or Bounds()
     if config.hub is not None:
-        return _open_hub(config, config.hub)
+        return _open_hub(config, config.hub, bounds)
     assert config.path is not None
     patterns = (config.path,) if isinstance(config.path, str) else config.path
     if not patterns:
         raise SourceError("source.path is an empty list; name at least one file")
-    found = {path.resolve(): path for pattern in patterns for path in _find(pattern)}
+    notes: list[str] = []
+    found = {path.resolve(): path for pattern in patterns for path in _find(pattern, config, notes)}
     files = tuple(found.values())  # each once, even if two patterns match it
     return Source(
         files=tuple(str(path) for path in files),
         fingerprint=_digest([str(config.limit), *(f"{format_of(path)} {_file_digest(path)}" for path in files)]),
-        rows=lambda: (row for path in files for row in read_rows(path)),
+        rows=lambda: (row for path in files for row in read_rows(path, bounds)),
+        notes=tuple(notes),
     )
 
 
-def _find(pattern: str) -> list[Path]:
-    """Return the sorted files that a path, a folder or a glob stands for."""
+def _find(pattern: str, config: SourceConfig, notes: list[str]) -> list[Path]:
+    """Return the sorted files of the split that a path, a folder or a glob stands for."""
     path = Path(pattern).expanduser()
-    if path.is_file():
-        if format_of(path) is None:
-            raise SourceError(f"source.path {pattern!r} has no format known: {FORMAT_NAMES}")
-        return [path]
     if path.is_dir():
-        visible = (file for file in path.rglob("*") if not any(p.startswith(".") for p in file.relative_to(path).parts))
-        files = _data_files(visible)
-        counts = Counter(format_of(file) for file in files)
-        if len(counts) > 1:  # a README.txt or manifest.json beside the data is not rows
-            found = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
-            raise SourceError(
-                f"source.path {pattern!r} is a folder of several formats ({found}); name one with a glob such as "
-                f"'{path}/**/*.{max(counts, key=lambda name: counts[name])}*'"
-            )
-        if not files:
-            raise SourceError(f"source.path {pattern!r} is a folder without data files; looked for {FORMAT_NAMES}")
-        return files
-    if glob.has_magic(pattern):
-        files = _data_files(Path(match) for match in glob.iglob(str(path), recursive=True))
-        if not files:
-            raise SourceError(
-                f"source.path {pattern!r} matches no data file in {os.getcwd()}; looked for {FORMAT_NAMES}"
-            )
-        return files
-    raise SourceError(f"source.path {pattern!r} does not exist; looked for {path.absolute()}")
+        return _find_in_folder(pattern, path, config, notes)
+    if config.subset is not None:
+        raise SourceError(f"source.subset is for source.hub, or for a folder; source.path {pattern!r} is none")
+    if path.is_file():
+        found = {path: path.name}
+    elif path.exists() or not glob.has_magic(pattern):
+        problem = "is no regular file" if path.exists() else f"does not exist; looked for {path.absolute()}"
+        raise SourceError(f"source.path {pattern!r} {problem}")
+    else:
+        fixed = Path(*path.parts[: next(i for i, part in enumerate(path.parts) if glob.has_magic(part))])
+        matches = (Path(match) for match in sorted(glob.iglob(str(path), recursive=True)))
+        found = {match: str(match.relative_to(fixed)) for match in matches if not match.is_dir()}
+        if not found:
+            raise SourceError(f"source.path {pattern!r} matches no file in {os.getcwd()}; looked for {FORMAT_NAMES}")
+        for match in found:
+            _check_link(match, fixed)
+    if unknown := [file for file in found if format_of(file) is None]:
+        raise SourceError(f"source.path {pattern!r}: {_names(unknown)} has no format known: {FORMAT_NAMES}")
+    return _of_split(pattern, found, config, notes)
 
 
-def _data_files(paths: Iterable[Path]) -> list[Path]:
-    return sorted(path for path in paths if format_of(path) is not None and path.is_file())
+def _find_in_folder(pattern: str, folder: Path, config: SourceConfig, notes: list[str]) -> list[Path]:
+    if config.subset is not None and not (folder := folder / config.subset).is_dir():
+        raise SourceError(f"source.subset {config.subset!r} is no folder in source.path {pattern!r}")
+    visible = sorted(_walk(folder))
+    known = [file for file in visible if format_of(file) is not None]
+    if any(format_of(file) == "arrow" for file in known):
+        known = [file for file in known if file.name not in SAVED and _is_saved(file)]
+    counts = Counter(format_of(file) for file in known)
+    if len(counts) > 1:  # a README.txt or manifest.json beside the data is not rows
+        found = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+        raise SourceError(
+            f"source.path {pattern!r} is a folder of several formats ({found}); name one with a glob such as "
+            f"'{folder}/**/*.{max(counts, key=lambda name: counts[name])}*'"
+        )
+    if not known:
+        raise SourceError(f"source.path {pattern!r} is a folder without data files; looked for {FORMAT_NAMES}")
+    if others := [file for file in visible if file not in known and file.name not in SAVED]:
+        notes.append(f"not read: {_names(others)}, in no format known")
+    return _of_split(pattern, {file: str(file.relative_to(folder)) for file in known}, config, notes)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder that are not hidden."""
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in [*folders, *files]:  # a link to a folder is not entered: what it may lead to is here already
+            _check_link(Path(parent, name), folder)
+        yield from (Path(parent, name) for name in files if not name.startswith("."))
+
+
+def _check_link(path: Path, folder: Path) -> None:
+    """Raise SourceError if a file that was found in a folder lies elsewhere, by a link of whoever made the folder.
+
+    A path that the user names may itself be a link. In the Hub's cache, links of snapshots/ lead to blobs/.
+    """
+    real = path.resolve()
+    blobs = [parent.parent / "blobs" for parent in folder.resolve().parents if parent.name == "snapshots"]
+    if not real.is_relative_to(folder.resolve()) and real.parent not in blobs:
+        raise SourceError(
+            f"{path} is a link to {real}, outside {folder.absolute()}: no link is followed out of a source's folder; "
+            "name that file in source.path, or copy it"
+        )
+
+
+def _is_saved(file: Path) -> bool:
+    """Return whether an Arrow file is one of its folder's dataset: `datasets` keeps cache-….arrow beside them."""
+    if not (state := file.with_name("state.json")).is_file():
+        return True
+    try:
+        content = json.loads(state.read_bytes())
+        names = {str(entry["filename"]) for entry in content["_data_files"]}
+        is_whole = not content.get("_indices_files")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise SourceError(f"{state} is not what datasets' save_to_disk writes: {one_line(error)}") from error
+    if not is_whole:
+        raise SourceError(f"{state} selects rows by an index; save the dataset anew after flatten_indices()")
+    return file.name in names
+
+
+def _of_split(pattern: str, files: Mapping[Path, str], config: SourceConfig, notes: list[str]) -> list[Path]:
+    """Return the files of `source.split`; all of them where no name tells a split, or all tell the same one.
+
+    `files`: each file's path from the folder that was asked for. Raises SourceError where that is not clear.
+    """
+    splits = {file: _split_of(name) for file, name in files.items()}
+    told = sorted(set(filter(None, splits.values())))
+    is_given = "split" in config.model_fields_set
+    wanted = SPLIT_OF.get(config.split, config.split)
+    if (not told and wanted == "train") or (len(told) < 2 and not is_given):
+        return list(files)
+    if wanted not in told:
+        found = f"there are: {', '.join(told)}" if told else "no file's name tells its split"
+        raise SourceError(f"source.path {pattern!r} has no split {config.split!r}; {found}")
+    if unclear := [file for file, split in splits.items() if split is None]:
+        raise SourceError(
+            f"source.path {pattern!r}: some names tell a split ({', '.join(told)}), that of {_names(unclear)} does "
+            "not; name the files of the split"
+        )
+    if rest := [file for file, split in splits.items() if split != wanted]:
+        notes.append(f"not read: {_names(rest)}, of other splits than source.split ({config.split})")
+    return [file for file, split in splits.items() if split == wanted]
+
+
+def _split_of(name: str) -> str | None:
+    """Return the split that a path tells, None if it tells none: its last part that does decides."""
+    if shard := SHARD.search(name):
+        return SPLIT_OF.get(shard[1], shard[1])
+    words = re.split(r"[-._ 0-9/]", name)
+    return next((SPLIT_OF[word] for word in reversed(words) if word in SPLIT_OF), None)
+
+
+def _names(files: list[Path]) -> str:
+    return ", ".join(map(str, files[:3])) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
 
 
 def _file_digest(path: Path) -> str:
@@ -92,8 +192,11 @@ def _digest(parts: list[str]) -> str:
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 
-def _open_hub(config: SourceConfig, hub: str) -> Source:
-    """Open a dataset of the Hub as a stream, without a local copy."""
+def _open_hub(config: SourceConfig, hub: str, bounds: Bounds) -> Source:
+    """Open a dataset of the Hub as a stream, without a local copy.
+
+    `datasets` decodes it, a batch at a time: rows above `bounds` are set aside, but only once it has decoded them.
+    """
     import datasets  # takes 2 to 3 s; local files do not need it
     from huggingface_hub import HfApi, is_offline_mode
     from huggingface_hub.errors import HfHubHTTPError
@@ -120,10 +223,10 @@ def _open_hub(config: SourceConfig, hub: str) -> Source:
             ) from error
         raise SourceError(f"source.hub {hub!r} cannot be opened: {one_line(error)}") from error
 
-    def rows() -> Iterator[SourceRow]:
+    def rows() -> Rows:
         try:
             for number, fields in enumerate(stream, start=1):
-                yield SourceRow(f"{hub}:{number}", fields)
+                yield to_row(f"{hub}:{number}", fields, bounds)
         except Exception as error:
             raise SourceError(f"source.hub {hub!r} stopped in mid-stream: {one_line(error)}") from error
 

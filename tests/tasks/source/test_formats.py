@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tasks.source.example import BadRowError, Example
-from tasks.source.formats import KNOWN_ADAPTERS, after_hashes, last_boxed
+from tasks.source.formats import KNOWN_ADAPTERS, after_hashes
 from tests.tiny import byte_tokenizer
 
 ADAPTERS = {adapter.name: adapter for adapter in KNOWN_ADAPTERS}
@@ -135,19 +135,3 @@ def test_every_column_that_may_hold_a_reference_is_hidden_from_theta() -> None:
 )
 def test_after_hashes(solution: str, final: str | None) -> None:
     assert after_hashes(solution) == final
-
-
-@pytest.mark.parametrize(
-    ("solution", "final"),
-    [
-        (r"so $\boxed{42}$.", "42"),
-        (r"\boxed{1} then \boxed{\frac{1}{2}}, done", r"\frac{1}{2}"),
-        (r"\fbox{x^{2}}", "x^{2}"),
-        (r"\boxed{{a}{b}}", "{a}{b}"),
-        (r"\boxed{open", None),
-        (r"\boxed{}", None),
-        ("no box", None),
-    ],
-)
-def test_last_boxed(solution: str, final: str | None) -> None:
-    assert last_boxed(solution) == final

@@ -275,7 +275,7 @@ def test_a_truncated_file_is_an_error_during_iteration(tmp_path: Path) -> None:
     source = SourceConfig(path=str(tmp_path / "a.json"))
     _, rows = prepare_rows(source, PromptsConfig.model_validate(PLAIN_PROMPTS), PLAIN, PLAIN)
     assert len([next(rows) for _ in range(200)]) == 200
-    with pytest.raises(SourceError, match="element 201 of the list is not JSON"):
+    with pytest.raises(SourceError, match="line 1: this is not JSON"):
         next(rows)
 
 
