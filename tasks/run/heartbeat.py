@@ -6,7 +6,6 @@ import logging
 import os
 import socket
 import threading
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Self
 
@@ -90,9 +89,11 @@ def read_heartbeats(folder: RunFolder) -> dict[str, HeartbeatRecord]:
             folder.mirror.refresh(folder.runs / name)
     records = {}
     for path in folder.runs.glob("*.json"):
-        with suppress(OutputError):
+        try:
             if (values := read_json(path)) is not None:
                 progress = values.pop("progress")
                 record = HeartbeatRecord(**values, progress=Progress(**progress) if progress else None)
                 records[record.run] = record
+        except OutputError as error:
+            logger.debug("a heartbeat is left out: %s", error)
     return records

@@ -18,6 +18,7 @@ from flows.cli.bench.plan import Job
 from sampling.config import EngineConfig, ModelConfig
 from sampling.processes.child import Child
 from sampling.processes.guard import end_guarded, guard_process
+from sampling.prompts.renderer import Renderer
 from sampling.workers.workers import Workers
 from tasks.store.mirror import Mirror
 from tasks.worker import engine_process
@@ -79,6 +80,12 @@ def grader(folder: Path) -> None:
         assert judge.grade([("so it is \\boxed{0.5}", "1/2")]) == [True]
 
 
+def renderer(folder: Path) -> None:
+    rendering = Renderer()
+    rendering._start_if_needed()
+    rendering.stop()
+
+
 def worker(folder: Path) -> None:
     workers = Workers("theta", (1,), os.memfd_create("shared"), on_gpus=False)
     workers.close()
@@ -92,6 +99,7 @@ def worker(folder: Path) -> None:
         (engine, {"url": "s3://bucket/out"}, STORE),
         (bench, {"mode": "lockstep"}, set()),
         (grader, {}, set()),
+        (renderer, {}, set()),
         (worker, {}, set()),
     ],
 )

@@ -27,6 +27,14 @@ def test_a_second_run_is_refused_with_the_holder_of_the_folder(tmp_path: Path) -
         pass
 
 
+def test_a_work_folder_is_for_its_user_alone(tmp_path: Path) -> None:
+    """Prompts with their references, logs and the configuration lie there; what is published is the user's to show."""
+    run = folder(tmp_path)
+    with locked(run):
+        assert run.work.stat().st_mode & 0o777 == 0o700
+        assert run.work.parent.stat().st_mode & 0o077
+
+
 def test_the_lock_of_a_killed_run_is_free(tmp_path: Path) -> None:
     run = folder(tmp_path)
     code = f"""
