@@ -6,11 +6,14 @@ import re
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 from urllib.parse import unquote
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 AlphaMethod = Literal["fixed", "kl_symmetry", "ess_balance", "entropy"]
 PresetName = Literal["conservative", "balanced", "exploratory"]
 Address = TypeVar("Address", str, tuple[str, ...], str | tuple[str, ...] | None)
+# In a form Prefect's server refuses such an address itself, before it keeps it as a run's parameter.
+PLAIN: dict[str, JsonValue] = {"pattern": r"^(?!\s*[A-Za-z][A-Za-z0-9+.-]+:[/\\][^@?#]*[@?#])"}
+Url = Annotated[str, Field(json_schema_extra={"pattern": "^[^@?#]*$"})]
 SECRET = "holds a user name, a password or a key, which would be kept in run.json and shown"
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -115,13 +118,17 @@ class ModelConfig(Frozen):
 
     has_weights: ClassVar[bool] = True
 
-    model: str = Field(description="A local folder or a Hub id.")
+    model: str = Field(description="A local folder or a Hub id.", json_schema_extra=PLAIN)
     revision: str | None = Field(None, description="Branch, tag or commit of a Hub model.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Weights' precision; 'auto' is float32 on a CPU, the model's own on a GPU."
     )
     quantization: str | None = Field(None, description="A quantisation method that vLLM has, e.g. 'fp8'.")
-    lora: str | None = Field(None, description="A LoRA adapter on it, as PEFT saves one: a local folder or a Hub id.")
+    lora: str | None = Field(
+        None,
+        description="A LoRA adapter on it, as PEFT saves one: a local folder or a Hub id.",
+        json_schema_extra=PLAIN,
+    )
     lora_revision: str | None = Field(None, description="Branch, tag or commit of a Hub adapter.")
     trust_remote_code: bool = Field(False, description="Run code that the model's repository ships.")
     max_model_len: int | None = Field(None, ge=8, description="Context, tokens; default: the model's own.")
@@ -134,7 +141,7 @@ class ModelConfig(Frozen):
     kv_cache_memory_bytes: int | None = Field(
         None, ge=1 << 20, description="KV cache of this model; default: planned for the pair."
     )
-    url: str | tuple[str, ...] | None = Field(
+    url: Url | tuple[Url, ...] | None = Field(
         None,
         description="Served elsewhere by vLLM: its address, or its replicas'; `model` gives the tokenizer.",
     )

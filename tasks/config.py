@@ -8,7 +8,7 @@ from huggingface_hub.utils import validate_repo_id
 from pydantic import Field, field_validator, model_validator
 
 from sampling.bounds import Bounds
-from sampling.config import EngineConfig, Frozen, MixtureConfig, ModelConfig, SamplingConfig, without_secret
+from sampling.config import PLAIN, EngineConfig, Frozen, MixtureConfig, ModelConfig, SamplingConfig, without_secret
 from sampling.served.config import HttpConfig
 from validations.limits import LIMIT_PRESETS, Limits
 from validations.suites import check_names
@@ -128,7 +128,9 @@ class MetricsConfig(Frozen):
 class PublishConfig(Frozen):
     """The destinations of the dataset."""
 
-    root: str = Field("published", min_length=1, description="Folder that holds <name>/<version>/.")
+    root: str = Field(
+        "published", min_length=1, description="Folder that holds <name>/<version>/.", json_schema_extra=PLAIN
+    )
     version: str | None = Field(
         None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Default: the run's identity, 12 hex digits."
     )

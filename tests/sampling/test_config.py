@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jsonschema
 import pytest
 from pydantic import ValidationError
 
@@ -97,6 +98,9 @@ def test_a_secret_in_an_address_is_refused_and_not_quoted(kind: str, address: st
             ModelConfig.model_validate(values)
         assert "secret" not in str(caught.value)
         assert "the address holds a user name, a password or a key" in str(caught.value)
+    if "%" not in address:  # Prefect's server has the schema alone
+        with pytest.raises(jsonschema.ValidationError, match="does not match"):
+            jsonschema.validate({"model": "a", kind: address}, ModelConfig.model_json_schema())
 
 
 @pytest.mark.parametrize(
@@ -104,6 +108,7 @@ def test_a_secret_in_an_address_is_refused_and_not_quoted(kind: str, address: st
 )
 def test_other_names_are_taken(name: str) -> None:
     assert ModelConfig(model=name).model == name
+    jsonschema.validate({"model": name, "url": ["http://a:9000"]}, ModelConfig.model_json_schema())
 
 
 @pytest.mark.parametrize(
