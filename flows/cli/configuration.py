@@ -11,10 +11,15 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from sampling.bounds import CONFIG_BYTES, CONFIG_NODES
 from sampling.errors import ConfigurationError
 from tasks.config import PipelineConfig
 
 MAX_SHOWN = 80  # characters of a refused value that a message quotes
+TOO_MANY = f"more than {CONFIG_NODES} keys and values, an alias counted as what it stands for"
+MAX_ERRORS = 20  # of a configuration, that a message tells: the nearest key to an unknown one takes 1 ms
+MAX_DEPTH = 32  # levels of a configuration, which has five
+MAX_DIGITS = 400  # of a number: those in base 60 ("1:59:59") take quadratic time
 SECRET_KEY = re.compile(r"(key|token|secret|password|passwd|credential)s?$", re.IGNORECASE)  # its value is not quoted
 USER = re.compile(r"://[^/\s]*@")  # nor are a user and a password in a URL
 
@@ -35,12 +40,41 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), output: str | N
         return PipelineConfig.model_validate(values, strict=True)
     except ValidationError as error:
         raise ConfigurationError(f"{path}: {_message(error, values)}") from None
-    except RecursionError:
-        raise ConfigurationError(f"{path}: a YAML alias refers to itself; write the value out") from None
+
+
+class _BoundError(yaml.MarkedYAMLError):
+    """More than a configuration holds."""
+
+
+def _bound(fits: bool, problem: str, event: Any) -> None:  # yaml.Event, whose stubs know another Mark
+    if not fits:
+        raise _BoundError(problem=problem, problem_mark=event.start_mark)
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's YAML 1.1 loader, except that 1e-6 is a number and a duplicate key is an error."""
+    """PyYAML's YAML 1.1 loader, except that 1e-6 is a number, a duplicate key an error, and what it holds bounded."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._num_nodes = self._depth = 0
+        self._sizes: dict[int, int] = {}  # of the nodes that are complete, by their id, in nodes
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event, before = self.peek_event(), self._num_nodes
+        self._num_nodes += 1
+        self._depth += 1
+        _bound(self._depth <= MAX_DEPTH, f"more than {MAX_DEPTH} levels", event)
+        _bound(self._num_nodes <= CONFIG_NODES, TOO_MANY, event)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if isinstance(event, yaml.AliasEvent):
+            _bound(id(node) in self._sizes, "a YAML alias refers to itself; write the value out", event)
+            self._num_nodes = before + self._sizes[id(node)]  # as many nodes as it stands for
+            _bound(self._num_nodes <= CONFIG_NODES, TOO_MANY, event)
+        elif isinstance(node, yaml.ScalarNode) and node.tag.endswith((":int", ":float")):
+            _bound(len(node.value) <= MAX_DIGITS, f"a number of {len(node.value)} characters", event)
+        self._sizes[id(node)] = self._num_nodes - before
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -57,19 +91,25 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[e
 
 
 def _parse(text: str, where: str) -> Any:
+    if len(text) > CONFIG_BYTES:
+        raise ConfigurationError(f"{where}: more than {CONFIG_BYTES} characters, which no configuration has")
     try:
         return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         position = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigurationError(f"{where}{position}: not valid YAML: {error.problem}") from None
+        verdict = "" if isinstance(error, _BoundError) else "not valid YAML: "
+        raise ConfigurationError(f"{where}{position}: {verdict}{error.problem}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            if len(content := file.read(CONFIG_BYTES + 1)) > CONFIG_BYTES:
+                raise ConfigurationError(f"{path}: larger than {CONFIG_BYTES} bytes, which no configuration is")
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
     except OSError as error:
@@ -139,7 +179,8 @@ def _is_text(keys: Sequence[str]) -> bool:
 def _message(error: ValidationError, values: dict[str, Any]) -> str:
     """Return all errors in one line, unknown keys first: they often explain the others."""
     messages: dict[str, str] = {}
-    for detail in sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden"):
+    details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
+    for detail in details[:MAX_ERRORS]:
         path = _path(detail, values)
         if path in messages:  # a union has an error for each of its members
             messages[path] += f" or {_allowed(path, detail)}"
@@ -148,7 +189,8 @@ def _message(error: ValidationError, values: dict[str, Any]) -> str:
             has_value = not is_secret and detail["type"] not in ("missing", "value_error")
             refused = f"{_quoted(detail['input'])} is not allowed: " if has_value else ""
             messages[path] = refused + _allowed(path, detail)
-    return "; ".join(f"{path}: {message}" if path else message for path, message in messages.items())
+    more = f"; and {len(details) - MAX_ERRORS} more" if len(details) > MAX_ERRORS else ""
+    return "; ".join(f"{path}: {message}" if path else message for path, message in messages.items()) + more
 
 
 def _path(detail: Any, values: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -178,6 +179,11 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
     assert refusal(path) == "models.theta: Field required"
 
 
+BILLION = b"a0: &a0 [x]\n" + b"".join(
+    b"a%d: &a%d [%s]\n" % (i, i, b",".join([b"*a%d" % (i - 1)] * 9)) for i in range(1, 12)
+)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -187,7 +193,14 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
         (b"name: [a\nb: c\n", "line 2, column 2: not valid YAML: expected ',' or ']'"),
         (b"name: \xff\n", "not UTF-8 at byte 6; save it as UTF-8"),
         (b"name: \x01\n", "not valid YAML: unacceptable character #x0001"),
-        (b"name: &x [*x]\n", "a YAML alias refers to itself; write the value out"),
+        (b"name: &x [*x]\n", "line 1, column 11: a YAML alias refers to itself; write the value out"),
+        (BILLION, "line 6, column 34: more than 100000 keys and values, an alias counted as what it stands for"),
+        (BILLION.replace(b"[", b"{<<: [").replace(b"]", b"]}"), "line 6, column 23: more than 100000 keys"),
+        (b"a: [" + b"1," * 200_000 + b"]", "line 1, column 199999: more than 100000 keys and values"),
+        (b"a: " + b"[" * 100_000, "line 1, column 35: more than 32 levels"),
+        (b"- " * 100_000, "line 1, column 65: more than 32 levels"),
+        (b"a: 1" + b":59" * 100_000, "line 1, column 4: a number of 300001 characters"),
+        (b"#" * (4 << 20) + b"\n", "larger than 4194304 bytes, which no configuration is"),
         (
             b"a: !!python/object/apply:os.getcwd []\n",
             "line 1, column 4: not valid YAML: could not determine a constr",
@@ -205,6 +218,22 @@ def test_a_file_that_holds_no_configuration(tmp_path: Path, content: bytes, mess
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     assert refusal(tmp_path / "nope.yaml").endswith("No such file or directory; give the path of a YAML file")
     assert refusal(tmp_path).endswith("Is a directory; give the path of a YAML file")
+
+
+def test_values_on_the_command_line_are_bounded_as_well(config_file: Path) -> None:
+    bomb = (
+        "[&a [x,x,x,x,x,x,x,x,x]" + "".join(f", &{b} [{','.join([f'*{a}'] * 9)}]" for a, b in pairwise("abcdefg")) + "]"
+    )
+    assert "more than 100000 keys and values" in refusal(config_file, f"validation.severity={bomb}")
+    assert "more than 4194304 characters" in refusal(config_file, f"sampling.seed={'1' * (5 << 20)}")
+
+
+def test_of_many_errors_the_first_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("".join(f"k{i}: v\n" for i in range(1000)))
+    message = refusal(path)
+    assert message.count("Extra inputs") == 20
+    assert message.endswith("; and 983 more")  # 1000 unknown, 3 missing
 
 
 def test_a_long_value_is_cut(config_file: Path) -> None:
