@@ -49,7 +49,7 @@ def _lies_below(address: str, root: str) -> bool:
         return False
     try:
         return Path(address).expanduser().resolve().is_relative_to(Path(root).expanduser().resolve())
-    except (OSError, RuntimeError):  # a circle of links, an unknown user
+    except (OSError, RuntimeError, ValueError):  # a circle of links, an unknown user, a NUL
         return False
 
 

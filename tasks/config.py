@@ -108,7 +108,7 @@ class ShardsConfig(Frozen):
         "here", description="deployment: runs of `deployment` sample the shards, one engine each, on any worker."
     )
     deployment: str = Field(
-        "sample-shards/sample-shards", pattern=r"^[^/]+/[^/]+$", description="Which one: flow/deployment."
+        "sample-shards/sample-shards", pattern=r"^sample-shards/[^/]+$", description="Which one: sample-shards/NAME."
     )
     max_runs: int | None = Field(
         None, ge=1, description="Runs of it at once; default: as many as its pool has workers."

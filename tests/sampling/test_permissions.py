@@ -49,6 +49,7 @@ def test_a_word_that_is_neither_0_nor_1_forbids(value: str, monkeypatch: pytest.
         ("out", "~/x", False),
         ("out", "~nobody-of-that-name/x", False),
         ("out", "out/circle/x", False),
+        ("out", "out/\0", False),
         ("out", "s3://bucket/out", False),
         ("out", "file:///tmp/out", False),
         ("s3://bucket", "s3://bucket/x", True),
