@@ -52,5 +52,7 @@ def _secrets(keep: Collection[str]) -> dict[str, str]:
 
 
 def private(path: str, flags: int) -> int:
-    """Open a file that is made for this user alone: an `opener` of `open`, for logs, which may hold prompts."""
-    return os.open(path, flags, 0o600)
+    """Open a file for this user alone: an `opener` of `open`, for logs, which may hold prompts. No link is followed."""
+    descriptor = os.open(path, flags | os.O_NOFOLLOW, 0o600)
+    os.fchmod(descriptor, 0o600)  # it may be there already
+    return descriptor

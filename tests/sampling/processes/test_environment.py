@@ -59,6 +59,12 @@ def test_hidden_secrets_come_back() -> None:
 
 
 def test_a_log_is_for_its_user_alone(tmp_path: Path) -> None:
-    with open(tmp_path / "a.log", "ab", opener=private) as log:
-        log.write(b"x")
-    assert (tmp_path / "a.log").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "old.log").write_text("x")
+    (tmp_path / "link.log").symlink_to(tmp_path / "elsewhere")
+    for name in ("a.log", "old.log"):
+        with open(tmp_path / name, "ab", opener=private) as log:
+            log.write(b"x")
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
+    with pytest.raises(OSError, match="symbolic links"):
+        private(str(tmp_path / "link.log"), os.O_WRONLY | os.O_CREAT)
+    assert not (tmp_path / "elsewhere").exists()
