@@ -12,8 +12,9 @@ AlphaMethod = Literal["fixed", "kl_symmetry", "ess_balance", "entropy"]
 PresetName = Literal["conservative", "balanced", "exploratory"]
 Address = TypeVar("Address", str, tuple[str, ...], str | tuple[str, ...] | None)
 # In a form Prefect's server refuses such an address itself, before it keeps it as a run's parameter.
-PLAIN: dict[str, JsonValue] = {"pattern": r"^(?!\s*[A-Za-z][A-Za-z0-9+.-]+:[/\\][^@?#]*[@?#])"}
-Url = Annotated[str, Field(json_schema_extra={"pattern": "^[^@?#]*$"})]
+MARKS = "[@?#]|%(25)*(40|3[Ff]|23)"  # before or behind which secrets stand, encoded too
+PLAIN: dict[str, JsonValue] = {"pattern": rf"^(?!\s*[A-Za-z][A-Za-z0-9+.-]+:[/\\][\s\S]*({MARKS}))"}
+Url = Annotated[str, Field(json_schema_extra={"pattern": rf"^(?![\s\S]*({MARKS}))"})]
 SECRET = "holds a user name, a password or a key, which would be kept in run.json and shown"
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -77,6 +77,9 @@ def test_a_secret_in_a_url_is_refused_and_not_quoted(url: Any) -> None:
     assert "secret" not in str(caught.value)
     (error,) = caught.value.errors(include_input=False)
     assert "url holds a user name, a password or a key" in error["msg"]
+    as_json = list(url) if isinstance(url, tuple) else url
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"model": "a", "url": as_json}, ModelConfig.model_json_schema())
     assert "secret" not in error["msg"]
 
 
@@ -98,9 +101,8 @@ def test_a_secret_in_an_address_is_refused_and_not_quoted(kind: str, address: st
             ModelConfig.model_validate(values)
         assert "secret" not in str(caught.value)
         assert "the address holds a user name, a password or a key" in str(caught.value)
-    if "%" not in address:  # Prefect's server has the schema alone
-        with pytest.raises(jsonschema.ValidationError, match="does not match"):
-            jsonschema.validate({"model": "a", kind: address}, ModelConfig.model_json_schema())
+    with pytest.raises(jsonschema.ValidationError, match="does not match"):  # Prefect's server has the schema alone
+        jsonschema.validate({"model": "a", kind: address}, ModelConfig.model_json_schema())
 
 
 @pytest.mark.parametrize(
