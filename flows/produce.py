@@ -114,7 +114,9 @@ def _produce(config: PipelineConfig, run: LockedRun) -> ProduceResult:
     with output_errors(folder.work):
         folder.write_run(config, libraries)
         if (plan := read_plan(folder)) is None:
-            write_metadata(folder.work, config, run.report.prompts, run.theta, run.teacher)
+            for note in run.report.notes:
+                logger.warning("%s", note)
+            write_metadata(folder.work, config, run.report, run.theta, run.teacher)
             plan = plan_rows(folder, run.report, run.rows, config.shards.rows)
             folder.upload_shards(run.check_lock)
             folder.upload(folder.work / FACTS, folder.work / TOKENIZER, folder.quarantine, folder.plan)

@@ -32,7 +32,9 @@ class SourceConfig(Frozen):
     revision: str | None = Field(None, description="The Hub dataset's branch, tag or commit.")
     adapter: str = Field("auto", description="auto, a known format's name, or package.module:Class.")
     columns: dict[str, str] | None = Field(
-        None, description="Own mapping, field → column: question, answer, and optionally solution, final_answer."
+        None,
+        description="Own mapping, field → column or path (a.b.0): question; answer, solution, final_answer, system, "
+        "history, tools, context.",
     )
     limit: int | None = Field(None, ge=1, description="Take the first rows only.")
 

@@ -27,6 +27,8 @@ def dry_run(config: PipelineConfig, num_rows: int) -> None:
     report, rows = prepare_rows(config.source, config.prompts, *tokenizers, config.bounds)
     print(f"format: {report.adapter}")
     print(f"columns: {escape(', '.join(report.columns))}")
+    for note in report.notes:
+        print(escape(note))
     num_printed = 0
     reasons: Counter[str] = Counter()
     for row in rows:

@@ -106,7 +106,7 @@ class PromptTemplate:
                 f"chat_template_kwargs beside {name} gives {', '.join(map(repr, unread))}, which the model's chat "
                 f"template does not read; it reads {', '.join(sorted(names.variables))}"
             )
-        self._fields = names.fields
+        self.fields = names.fields
 
     def prompts(self, rows: Sequence[Row]) -> list[Prompt | RowError]:
         """Return each row's prompt, or its error.
@@ -143,7 +143,7 @@ class PromptTemplate:
         return MissingFieldError(f"{error}; there are: {filled or 'none'}")
 
     def _needed(self, row: Row) -> Row:
-        fields = {key: row.fields[key] for key in self._fields & row.fields.keys()}
+        fields = {key: row.fields[key] for key in self.fields & row.fields.keys()}
         return Row(fields) if self.style == "plain" else Row(fields, row.history, row.tools)
 
 

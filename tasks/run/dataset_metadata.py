@@ -15,8 +15,8 @@ from tokenizers.decoders import DecodeStream
 from sampling.models.folder import eos_ids
 from sampling.prompts.sandbox import SANDBOX
 from sampling.prompts.templates import Prompt, PromptTemplate, Row
-from tasks.config import PipelineConfig, PromptConfig, PromptsConfig
-from tasks.source.formats import KNOWN_ADAPTERS
+from tasks.config import PipelineConfig, PromptConfig
+from tasks.source.rows import SourceReport
 from tasks.store.durable import write_bytes, write_json
 from validations.measure.metadata import DatasetMetadata, Turn, Vocabulary
 
@@ -55,20 +55,18 @@ class _Facts(BaseModel):
 def write_metadata(
     folder: Path,
     config: PipelineConfig,
-    prompts: PromptsConfig,
+    report: SourceReport,
     theta: PreTrainedTokenizerBase,
     teacher: PreTrainedTokenizerBase,
 ) -> None:
-    """Write facts.json, and tokenizer.json, which decodes completions; `prompts` are resolved."""
+    """Write facts.json, and tokenizer.json, which decodes completions."""
+    prompts = report.prompts
     assert prompts.theta is not None
     assert prompts.teacher is not None
-    hidden = frozenset().union(*(adapter.hidden_fields for adapter in KNOWN_ADAPTERS))
-    if config.source.columns:  # the reference's columns under the source's own names
-        hidden |= {column for name, column in config.source.columns.items() if name != "question"}
     named = find_undeclared_variables(SANDBOX.parse(prompts.teacher.template + (prompts.teacher.system or "")))
     facts = {
         "kl_symmetric": config.mixture.alpha_method == "kl_symmetry",
-        "teacher_sees_reference": bool(named & hidden),
+        "teacher_sees_reference": bool(named & report.hidden),
         "theta_turn": _turn(theta, prompts.theta),
         "teacher_turn": _turn(teacher, prompts.teacher),
         "eos_ids": sorted(eos_ids(config.models.theta) | eos_ids(config.models.teacher)),

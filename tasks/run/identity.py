@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # Raised by hand when the same configuration begins to draw other tokens, or to record other diagnostics of them, so
 # that no run is resumed across the change.
-SAMPLING_REVISION = 3
+SAMPLING_REVISION = 4
 TEXT_SUFFIXES = {".json", ".jinja", ".txt", ".model", ".py"}  # configuration, tokenizer, remote code: hashed whole
 WEIGHT_SUFFIXES = {".safetensors"}
 # Of a weights file, its size and 64 blocks are hashed: 0.1 s for a 15 GB model; other weights differ in every block.

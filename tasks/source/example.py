@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from sampling.errors import RowError
 from sampling.prompts.templates import Message
+from validations.measure.answers import NO_ANSWERS
 
 REFERENCE_FIELDS = frozenset({"answer", "solution", "final_answer"})  # of an Example; only the teacher may see them
 
@@ -59,11 +61,20 @@ def text_field(row: Mapping[str, Any], column: str) -> str:
 
 
 def reference_field(row: Mapping[str, Any], column: str) -> str:
-    """Return a field that must hold text or a number, as text. Raises BadRowError."""
+    """Return a field that must hold text or a number, as text; NaN and "N/A" are none. Raises BadRowError."""
     value = present_field(row, column)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    return text_field(row, column)
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        text = format(value, "f") if isinstance(value, Decimal) else str(value)
+    else:
+        text = text_field(row, column)
+    if is_placeholder(text):
+        raise BadRowError("null_field", f"{column!r} is {text.strip()!r}, which is no answer")
+    return text
+
+
+def is_placeholder(text: str) -> bool:
+    """Return whether a reference says that there is none: NaN, null, N/A, proof, notfound."""
+    return text.strip().casefold() in NO_ANSWERS
 
 
 def listed(names: Iterable[str]) -> str:
@@ -72,15 +83,35 @@ def listed(names: Iterable[str]) -> str:
 
 
 def is_filled(row: Mapping[str, Any], column: str) -> bool:
-    """Return whether an optional field is present, not null and not blank."""
-    value = row.get(column)
-    return value is not None and not (isinstance(value, str) and not value.strip())
+    """Return whether an optional field, or one inside a column, is present, not null, not blank, no empty list."""
+    value = inner_field(row, column)
+    return value is not None and bool(value.strip() if isinstance(value, str) else value or not _is_sized(value))
+
+
+def _is_sized(value: Any) -> bool:
+    return isinstance(value, list | tuple | dict)
 
 
 def present_field(row: Mapping[str, Any], column: str) -> Any:
-    """Return a field that must be present and not null. Raises BadRowError."""
-    if column not in row:
-        raise BadRowError("missing_field", f"{column!r} is missing; there are: {listed(row)}")
-    if row[column] is None:
+    """Return a field that must be present and not null; `a.b.0` is inside column `a`. Raises BadRowError."""
+    value = inner_field(row, column)
+    if value is None:
+        if column not in row and column.partition(".")[0] not in row:
+            raise BadRowError("missing_field", f"{column!r} is missing; there are: {listed(row)}")
         raise BadRowError("null_field", f"{column!r} is null")
-    return row[column]
+    return value
+
+
+def inner_field(row: Mapping[str, Any], path: str) -> Any:
+    """Return the value of a column, or of a path such as `reward_model.ground_truth` or `choices.0`; None if absent."""
+    if path in row:
+        return row[path]
+    value: Any = row
+    for key in path.split("."):
+        if isinstance(value, Mapping):
+            value = value.get(key)
+        elif isinstance(value, list) and key.isdecimal():
+            value = value[int(key)] if int(key) < len(value) else None
+        else:
+            return None
+    return value

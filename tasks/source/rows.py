@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import date, time, timedelta
-from decimal import Decimal
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +12,13 @@ from sampling.bounds import Bounds
 from sampling.errors import RowError, SourceError, TemplateError
 from sampling.prompts.templates import Message, Prompt, PromptTemplate, RenderLimitError, Row
 from tasks.config import PromptConfig, PromptsConfig, SourceConfig
-from tasks.source.example import BadRowError, Example, template_fields
+from tasks.source.companions import MERGED
+from tasks.source.example import Example, identifier, listed, template_fields
 from tasks.source.formats import Adapter
-from tasks.source.recognition import choose_adapter
+from tasks.source.recognition import choose_adapter, convertible
 from tasks.source.seen import Seen
 from tasks.source.source import open_source
-from tasks.source.source_row import QuarantinedRow, Rows, SourceRow, value_bytes
+from tasks.source.source_row import QuarantinedRow, Rows, SourceRow, content_of, value_bytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -56,10 +54,6 @@ class _Recognised:
     num_bytes: int  # of its content
     example: Example
 
-    @property
-    def for_prompt(self) -> Row:
-        return _row(self.source, self.example)
-
 
 @dataclass(frozen=True, slots=True)
 class SourceReport:
@@ -70,6 +64,8 @@ class SourceReport:
     prompts: PromptsConfig  # resolved: theta and teacher are both set
     files: tuple[str, ...]
     fingerprint: str  # hex digits of the content and the limit, not of paths
+    hidden: frozenset[str] = frozenset()  # the variables of templates that hold the reference
+    notes: tuple[str, ...] = ()  # what was found and is not used, a line each
 
 
 def prepare_rows(
@@ -94,16 +90,22 @@ def prepare_rows(
         raise SourceError(_unreadable_message(opened.files, head))
     columns = tuple(dict.fromkeys(column for row in readable for column in row.fields))
     adapter = choose_adapter(source, columns, [row.fields for row in readable])
-    examples = _examples(adapter, readable)
+    examples = convertible(adapter, readable)
     defaults = adapter.default_prompts(
-        theta_tokenizer, teacher_tokenizer, has_reference=any(example.answer for _, example in examples)
+        theta_tokenizer,
+        teacher_tokenizer,
+        has_reference=any(example.answer for _, example in examples),
+        has_history=any(example.history for _, example in examples),
     )
     resolved = PromptsConfig(theta=prompts.theta or defaults.theta, teacher=prompts.teacher or defaults.teacher)
     theta = _compile("theta", resolved.theta, theta_tokenizer, bounds, hidden=adapter.hidden_fields)
     teacher = _compile("teacher", resolved.teacher, teacher_tokenizer, bounds)
     for template in (theta, teacher):
         _check(template, examples)
-    report = SourceReport(adapter.name, columns, resolved, opened.files, opened.fingerprint)
+    notes = opened.notes + tuple(_unused(adapter, columns, [example for _, example in examples], theta, teacher))
+    report = SourceReport(
+        adapter.name, columns, resolved, opened.files, opened.fingerprint, adapter.hidden_fields, notes
+    )
     return report, _prepared(adapter, theta, teacher, chain(head, stream))
 
 
@@ -117,13 +119,32 @@ def _head(stream: Rows) -> list[SourceRow | QuarantinedRow]:
     return head
 
 
+def _unused(
+    adapter: Adapter, columns: tuple[str, ...], examples: list[Example], theta: PromptTemplate, teacher: PromptTemplate
+) -> Iterator[str]:
+    """Yield, a line each, what of the first rows no prompt is made of."""
+    named = theta.fields | teacher.fields
+    if adapter.used is not None:
+        unused = [name for name in columns if name not in adapter.used and identifier(name) not in named]
+        if unused:
+            yield f"not used: {listed(unused)}"
+    for template in (theta, teacher):
+        if template.style == "plain":
+            for field in ("history", "tools"):
+                if any(getattr(example, field) for example in examples) and field not in template.fields:
+                    yield f"not used: the rows' {field}, which {template.name} does not name"
+
+
 def _prepared(
     adapter: Adapter, theta: PromptTemplate, teacher: PromptTemplate, rows: Iterable[SourceRow | QuarantinedRow]
 ) -> Iterator[PreparedRow | QuarantinedRow]:
     with Seen() as seen:
         for batch in _batches(_recognise(adapter, seen, row) for row in rows):
-            good = [row.for_prompt for row in batch if isinstance(row, _Recognised)]
-            pairs = zip(theta.prompts(good), teacher.prompts(good), strict=True)
+            good = [row for row in batch if isinstance(row, _Recognised)]
+            prompts = (
+                model.prompts([_row(row.source, row.example, model) for row in good]) for model in (theta, teacher)
+            )
+            pairs = zip(*prompts, strict=True)
             for row in batch:
                 yield row if isinstance(row, QuarantinedRow) else _prepare(theta, row, *next(pairs))
 
@@ -149,7 +170,7 @@ def _recognise(adapter: Adapter, seen: Seen, row: SourceRow | QuarantinedRow) ->
         return row
     row_id = None
     try:
-        content = _content(row.fields)
+        content = content_of(row.fields)
         row_id = _row_id(content, seen)
         return _Recognised(row, row_id, len(content), adapter.example(row.fields))
     except RowError as error:
@@ -179,8 +200,13 @@ def _messages(theta: PromptTemplate, example: Example) -> list[Message]:
     return [{"role": turn["role"], "content": theta.neutralise(turn["content"])} for turn in turns]
 
 
-def _row(row: SourceRow, example: Example) -> Row:
-    return Row(template_fields(row.fields, example), example.history, example.tools)
+def _row(row: SourceRow, example: Example, template: PromptTemplate) -> Row:
+    """Return what a template reads; one that names a passage or choices itself gets the question without them."""
+    fields = template_fields(row.fields, example)
+    asked = row.fields.get("question")
+    if isinstance(asked, str) and asked in example.question and not MERGED.isdisjoint(template.fields):
+        fields["question"] = asked
+    return Row(fields, example.history, example.tools)
 
 
 def _row_id(content: bytes, seen: Seen) -> str:
@@ -191,29 +217,6 @@ def _row_id(content: bytes, seen: Seen) -> str:
 
 def _digest(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=16).digest()
-
-
-def _content(fields: dict[str, Any]) -> bytes:
-    """Return a row's content as bytes, independent of the order of columns and of null columns.
-
-    Raises BadRowError for invalid text and for values that are neither JSON nor one of Parquet's plain types.
-    """
-    filled = {column: value for column, value in fields.items() if value is not None}
-    try:
-        text = json.dumps(filled, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_plain)
-        return text.encode()
-    except UnicodeEncodeError as error:
-        character = ascii(error.object[error.start])
-        raise BadRowError("not_utf8", f"its text holds {character}, which is no character") from error
-    except RecursionError as error:
-        raise BadRowError("too_deep", "it nests too many lists or objects") from error
-
-
-def _plain(value: Any) -> dict[str, str]:
-    """Convert a value that JSON lacks, identically in every process (an image's repr would hold its address)."""
-    if isinstance(value, bytes | date | time | timedelta | Decimal):
-        return {type(value).__name__: repr(value)}
-    raise BadRowError("wrong_type", f"a field is a {type(value).__name__}, which has no plain text")
 
 
 def _compile(
@@ -228,25 +231,11 @@ def _compile(
     return PromptTemplate(tokenizer, **dict(prompt), hidden=hidden, name=name, bounds=bounds)
 
 
-def _examples(adapter: Adapter, rows: list[SourceRow]) -> list[tuple[SourceRow, Example]]:
-    """Return the first rows that the adapter can convert. Raises SourceError if there is none: the wrong adapter."""
-    examples: list[tuple[SourceRow, Example]] = []
-    failures: list[str] = []
-    for row in rows:
-        try:
-            examples.append((row, adapter.example(row.fields)))
-        except RowError as error:
-            failures.append(f"{row.location}: {error.reason}: {error}")
-    if not examples:
-        raise SourceError(f"none of the first {len(rows)} rows can be used as {adapter.name}; {failures[0]}")
-    return examples
-
-
 def _check(template: PromptTemplate, examples: list[tuple[SourceRow, Example]]) -> None:
     """Raise TemplateError if the template fails on every one of the first rows, or goes beyond its bounds on three."""
     errors: list[RowError] = []
     for row, example in sorted(examples, key=lambda pair: len(pair[1].question)):
-        (result,) = template.prompts([_row(row, example)])
+        (result,) = template.prompts([_row(row, example, template)])
         if not isinstance(result, RowError):
             return
         errors.append(result)

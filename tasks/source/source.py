@@ -215,6 +215,7 @@ def _open_hub(config: SourceConfig, hub: str, bounds: Bounds) -> Source:
             ) from error
     try:
         stream = datasets.load_dataset(hub, config.subset, split=config.split, revision=revision, streaming=True)
+        stream = stream.decode(False) if stream.features else stream  # an image stays what its file holds
     except Exception as error:  # datasets raises ValueError, FileNotFoundError, ConnectionError and its own types
         if is_offline_mode() and isinstance(error, OSError):  # ConnectionError, FileNotFoundError
             raise SourceError(

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import date, time, timedelta
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 from sampling.bounds import Bounds
+from tasks.source.example import BadRowError
 
 # What a value inside a list or an object counts for, beside its text: in Python it takes 8 (a small number) to 240
 # (an object with one key) bytes, so a row takes less than eight times its counted size.
@@ -79,6 +84,29 @@ def value_bytes(value: Any) -> int:
 def not_utf8(location: str, error: UnicodeDecodeError) -> QuarantinedRow:
     """Return the row whose text is not UTF-8."""
     return QuarantinedRow(location, "not_utf8", f"byte 0x{error.object[error.start]:02x} at {error.start}")
+
+
+def content_of(fields: dict[str, Any]) -> bytes:
+    """Return a row's content as bytes, independent of the order of columns and of null columns.
+
+    Raises BadRowError for invalid text and for values that are neither JSON nor one of Parquet's plain types.
+    """
+    filled = {column: value for column, value in fields.items() if value is not None}
+    try:
+        text = json.dumps(filled, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_plain)
+        return text.encode()
+    except UnicodeEncodeError as error:
+        character = ascii(error.object[error.start])
+        raise BadRowError("not_utf8", f"its text holds {character}, which is no character") from error
+    except RecursionError as error:
+        raise BadRowError("too_deep", "it nests too many lists or objects") from error
+
+
+def _plain(value: Any) -> dict[str, str]:
+    """Convert a value that JSON lacks, identically in every process (an image's repr would hold its address)."""
+    if isinstance(value, bytes | date | time | timedelta | Decimal | UUID):
+        return {type(value).__name__: repr(value)}
+    raise BadRowError("wrong_type", f"a field is a {type(value).__name__}, which has no plain text")
 
 
 def one_line(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from tasks.config import PipelineConfig
 from tasks.run.folder import RunFolder
 from tasks.run.parts import PartWriter, read_parts
 from tasks.run.plan import Plan, write_plan
-from tasks.source.example import Example
+from tasks.source.example import REFERENCE_FIELDS, Example
 from tasks.source.rows import PreparedRow, QuarantinedRow, SourceReport
 from tasks.worker.shard import ShardSummary, complete
 from tests.tasks.outputs import byte_speller, make_failure, make_output
@@ -37,7 +37,7 @@ def make_config(root: Path, **sections: Any) -> PipelineConfig:
 
 
 def make_report(config: PipelineConfig) -> SourceReport:
-    return SourceReport("gsm8k", ("question", "answer"), config.prompts, ("rows.jsonl",), "f" * 32)
+    return SourceReport("gsm8k", ("question", "answer"), config.prompts, ("rows.jsonl",), "f" * 32, REFERENCE_FIELDS)
 
 
 def make_row(i: int, **fields: Any) -> PreparedRow:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from sampling.engine.detokenizer import decode
 from tasks.config import PipelineConfig, PromptConfig
 from tasks.run.dataset_metadata import FACTS, TOKENIZER, _turn, read_metadata, write_metadata
-from tests.tasks.runs import make_config
+from tasks.source.example import Example
+from tasks.source.recognition import choose_adapter
+from tests.tasks.runs import make_config, make_report
 from tests.tiny import EOS, byte_tokenizer
 from validations.measure.metadata import DatasetMetadata, Turn, Vocabulary
 
@@ -37,7 +40,9 @@ def config_of(root: Path, **sections: Any) -> PipelineConfig:
 def written(folder: Path, **sections: Any) -> DatasetMetadata:
     """Write the metadata of a run over the demo's models; return it as it is read back."""
     config = config_of(folder, **sections)
-    write_metadata(folder, config, config.prompts, tokenizer("theta"), tokenizer("teacher"))
+    hidden = choose_adapter(config.source, [*COLUMNS], [COLUMNS]).hidden_fields
+    report = replace(make_report(config), hidden=hidden)
+    write_metadata(folder, config, report, tokenizer("theta"), tokenizer("teacher"))
     return read_metadata(folder)
 
 
@@ -46,6 +51,7 @@ def known(metadata: DatasetMetadata) -> Vocabulary:
     return metadata.vocabulary
 
 
+COLUMNS = {"question": "q", "answer": "a", "ask": "q", "gold": "a", "Final Answer": "a", "reward": {"truth": "a"}}
 CHAT = {"style": "chat", "template": "{{ question }}"}
 
 
@@ -75,11 +81,27 @@ def test_whether_the_teacher_sees_the_reference(tmp_path: Path, template: str, s
     assert written(tmp_path, prompts=prompts).teacher_sees_reference == sees
 
 
-def test_mapped_columns_that_contain_the_reference(tmp_path: Path) -> None:
-    source = {"path": "rows.jsonl", "columns": {"question": "ask", "answer": "gold"}}
-    for template, sees in (("{{ ask }} {{ gold }}", True), ("{{ ask }}", False)):
+class Riddles:
+    reference_columns = ("reply",)
+
+    def example(self, row: dict[str, str]) -> Example:
+        return Example(row["question"], row["reply"])
+
+
+@pytest.mark.parametrize(
+    ("source", "reference"),
+    [
+        ({"columns": {"question": "ask", "answer": "gold"}}, "gold"),
+        ({"columns": {"question": "ask", "answer": "Final Answer"}}, "Final_Answer"),
+        ({"columns": {"question": "ask", "answer": "reward.truth"}}, "reward"),
+        ({"adapter": f"{__name__}:Riddles"}, "reply"),
+    ],
+)
+def test_columns_that_contain_the_reference(tmp_path: Path, source: dict[str, Any], reference: str) -> None:
+    for template, sees in ((f"{{{{ ask }}}} {{{{ {reference} }}}}", True), ("{{ ask }}", False)):
         prompts = {"theta": CHAT, "teacher": {"style": "plain", "template": template}}
-        assert written(tmp_path, prompts=prompts, source=source).teacher_sees_reference == sees
+        metadata = written(tmp_path, prompts=prompts, source={"path": "rows.jsonl", **source})
+        assert metadata.teacher_sees_reference == sees
 
 
 def test_another_alpha_is_not_kl_symmetric(tmp_path: Path) -> None:

@@ -18,13 +18,21 @@ SYSTEM, USER, REPLY = ({"role": role, "content": role[0]} for role in ("system",
         ([USER, REPLY], Example("u", "a")),
         ([SYSTEM, USER, REPLY], Example("u", "a", history=(SYSTEM,))),
         ([SYSTEM, USER, REPLY, USER, REPLY], Example("u", "a", history=(SYSTEM, USER, REPLY))),
-        ([USER, REPLY, USER], Example("u", "a")),
+        ([USER, REPLY, USER], Example("u", history=(USER, REPLY))),
+        ([USER, REPLY | {"reasoning_content": "r"}], Example("u", "a", "r")),
+        (
+            [USER | {"role": "prompter"}, REPLY | {"tool_calls": [], "content": [{"type": "text", "text": "a"}]}],
+            Example("u", "a"),
+        ),
+        ([USER | {"content": [{"type": "text", "text": "u"}, "v"]}], Example("uv")),
         ([REPLY, USER, REPLY], Example("u", "a", history=(REPLY,))),
         ([SYSTEM, USER], Example("u", None, history=(SYSTEM,))),
         ([{"from": "human", "value": "u"}, {"from": "gpt", "value": "a"}], Example("u", "a")),
     ],
 )
-def test_the_last_reply_is_the_reference(turns: list[dict[str, str]], example: Example) -> None:
+def test_the_last_user_turn_is_asked_and_a_reply_after_it_the_reference(
+    turns: list[dict[str, str]], example: Example
+) -> None:
     assert read_conversation({"messages": turns}, "messages") == example
 
 
@@ -43,7 +51,14 @@ def test_turns_of_two_columns_follow_each_other() -> None:
         ([USER, {"role": "tool", "content": "x"}, REPLY], "unknown_role", r"messages\[1\]: the role is 'tool'"),
         ([{"role": ["user"], "content": "x"}], "unknown_role", r"the role is \['user'\]"),
         ([USER, {"role": "assistant", "content": None}], "null_field", r"messages\[1\] has no content"),
-        ([{"role": "user", "content": [{"type": "text"}]}], "wrong_type", "the content is a list"),
+        ([{"role": "user", "content": {"text": "x"}}], "wrong_type", "the content is a dict"),
+        (
+            [{"role": "user", "content": [{"type": "image_url"}]}],
+            "wrong_type",
+            "a part of the content is of type 'image_url'",
+        ),
+        ([USER, REPLY | {"tool_calls": [{"x": 1}]}], "tool_call", r"messages\[1\] has tool_calls"),
+        ([USER, REPLY | {"function_call": {"x": 1}}, USER, REPLY], "tool_call", r"messages\[1\] has function_call"),
         ([REPLY], "no_user_turn", "right before its last assistant turn"),
         ([USER, REPLY, REPLY], "no_user_turn", "right before its last assistant turn"),
         ([SYSTEM], "no_user_turn", "right before its last assistant turn"),

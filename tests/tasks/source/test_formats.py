@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from tasks.source.example import BadRowError, Example
-from tasks.source.formats import KNOWN_ADAPTERS, after_hashes
+from tasks.source.formats import KNOWN_ADAPTERS
 from tests.tiny import byte_tokenizer
 
 ADAPTERS = {adapter.name: adapter for adapter in KNOWN_ADAPTERS}
@@ -16,6 +18,7 @@ PLAIN = byte_tokenizer()
 PLAIN.chat_template = None
 TURNS = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
 
+TWICE = r"first $\boxed{2}$ twice, so the sum is $\boxed 4$."
 SHAREGPT_TURNS = [{"from": "human", "value": "u"}, {"from": "gpt", "value": "a"}]
 
 
@@ -40,6 +43,42 @@ SHAREGPT_TURNS = [{"from": "human", "value": "u"}, {"from": "gpt", "value": "a"}
         ("prompt_completion", {"prompt": "p", "completion": "c"}, Example("p", "c")),
         ("prompt_completion", {"prompt": TURNS[:1], "completion": TURNS[1:]}, Example("u", "a")),
         ("text", {"text": "t"}, Example("t")),
+        ("gsm8k", {"question": "q", "answer": "#### Step 1\nway\n#### 42"}, Example(
+            "q", "#### Step 1\nway\n#### 42", final_answer="42")),
+        ("question_answer", {"question": "q", "answer": r"Hence $\boxed{7}$."}, Example(
+            "q", r"Hence $\boxed{7}$.", final_answer="7")),
+        ("question_answer", {"question": "q", "answer": Decimal("7.50")}, Example("q", "7.50", final_answer="7.50")),
+        ("question_answer", {"question": "q", "answer": Decimal("1E+3")}, Example("q", "1000", final_answer="1000")),
+        ("question_answer", {"question": "q", "response": "r"}, Example("q", "r", final_answer="r")),
+        ("math", {"problem": "q", "solution": TWICE}, Example("q", TWICE, TWICE, "4")),
+        ("math", {"problem": "q", "solution": "Even.", "answer": "proof"}, Example("q", "Even.", "Even.")),
+        ("math", {"problem": "q", "solution": "See the figure.", "answer": "notfound"}, Example(
+            "q", "See the figure.", "See the figure.")),
+        ("math", {"problem": "q", "solution": TWICE, "answer": "N/A"}, Example("q", TWICE, TWICE, "4")),
+        ("multiple_choice", {"question": "q?", "choices": ["x", "y"], "answer": 1}, Example(
+            "q?\n\nA. x\nB. y", "B", final_answer="B")),
+        ("multiple_choice", {"question": "q?", "options": ["x", "y"], "answer": "A", "answer_index": 0}, Example(
+            "q?\n\nA. x\nB. y", "A", final_answer="A")),
+        ("multiple_choice", {"question": "q?", "choices": {"text": ["x", "y"], "label": ["1", "2"]}, "answerKey": "2"},
+            Example("q?\n\nA. x\nB. y", "B", final_answer="B")),
+        ("multiple_choice", {"question": "q?\n(A) x\n(B) y", "choices": ["x", "y"], "answer": "y"}, Example(
+            "q?\n(A) x\n(B) y", "B", final_answer="B")),
+        ("squad", {"context": "c", "question": "q", "answers": {"text": ["a", "b"]}}, Example(
+            "c\n\nq", "a", final_answer="a")),
+        ("squad", {"context": "c", "question": "q", "answers": {"text": []}}, Example("c\n\nq")),
+        ("alpaca", {"instruction": "i", "context": "c", "response": "o"}, Example("c\n\ni", "o")),
+        ("verl", {"prompt": TURNS[:1], "reward_model": {"style": "rule", "ground_truth": "7"},
+                  "extra_info": {"index": 0, "answer": "4+3"}}, Example("u", "7", "4+3", "7")),
+        ("preference", {"prompt": "u", "chosen": "a", "rejected": "b"}, Example("u", "a")),
+        ("preference", {"prompt": TURNS[:1], "chosen": TURNS[1:], "rejected": TURNS[1:]}, Example("u", "a")),
+        ("preference", {"prompt": "u", "chosen": TURNS[1:], "rejected": TURNS[1:]}, Example("u", "a")),
+        ("preference", {"prompt": "u", "chosen": TURNS, "rejected": TURNS}, Example("u", "a")),
+        ("preference", {"chosen": TURNS, "rejected": TURNS}, Example("u", "a")),
+        ("prompt_completion", {"prompt": "p", "completion": "c", "label": False}, Example("p")),
+        ("prompt_completion", {"prompt": "p", "completion": "c", "label": True}, Example("p", "c")),
+        ("prompt", {"prompt": TURNS[:1]}, Example("u")),
+        ("prompt", {"prompt": "p", "ground_truth": "7"}, Example("p", "7", final_answer="7")),
+        ("messages", {"messages": TURNS[:1], "ground_truth": "7"}, Example("u", "7", final_answer="7")),
     ],
 )  # fmt: skip
 def test_a_row_as_an_example(name: str, row: dict[str, Any], example: Example) -> None:
@@ -75,6 +114,22 @@ def test_a_required_field_that_is_missing_null_empty_or_of_a_wrong_type(
         with pytest.raises(BadRowError, match=column) as caught:
             ADAPTERS[name].example(broken)
         assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("answer", [math.nan, Decimal("NaN"), "NaN", "null", " N/A ", "proof", "notfound"])
+def test_a_placeholder_is_no_answer(answer: Any) -> None:
+    for name, question in (("gsm8k", "question"), ("question_answer", "question"), ("math", "problem")):
+        with pytest.raises(BadRowError, match="which is no answer") as caught:
+            ADAPTERS[name].example({question: "q", "answer": answer})
+        assert caught.value.reason == "null_field"
+    assert ADAPTERS["prompt"].example({"prompt": "p", "answer": answer}) == Example("p")
+
+
+@pytest.mark.parametrize("answer", [2, -1, True, "C", "z", 0.5])
+def test_an_answer_that_is_none_of_the_choices(answer: Any) -> None:
+    with pytest.raises(BadRowError, match="none of the 2 choices") as caught:
+        ADAPTERS["multiple_choice"].example({"question": "q", "choices": ["x", "y"], "answer": answer})
+    assert caught.value.reason == "unknown_choice"
 
 
 @pytest.mark.parametrize(
@@ -127,11 +182,3 @@ def test_every_column_that_may_hold_a_reference_is_hidden_from_theta() -> None:
     for adapter in KNOWN_ADAPTERS:
         assert adapter.hidden_fields >= {"answer", "solution", "final_answer", "output", "messages", "conversations"}
         assert not adapter.hidden_fields & {"question", "problem", "instruction", "input", "prompt", "text", "history"}
-
-
-@pytest.mark.parametrize(
-    ("solution", "final"),
-    [("6*7=42\n#### 42", "42"), ("#### 1\n####  1,234 ", "1,234"), ("no mark", None), ("####", None), ("", None)],
-)
-def test_after_hashes(solution: str, final: str | None) -> None:
-    assert after_hashes(solution) == final

@@ -31,6 +31,17 @@ def choose(row: dict[str, Any], **config: Any) -> Any:
         ("messages", {"prompt": "p", "prompt_id": "x", "messages": []}),
         ("prompt_completion", {"prompt": "p", "completion": "c"}),
         ("text", {"text": "t", "meta": {}}),
+        ("question_answer", {"question": "q", "answer": "#### Step 1\nadd\n#### Step 2\nthe sum is 3"}),
+        ("question_answer", {"system_prompt": "s", "question": "q", "response": "r"}),
+        ("multiple_choice", {"question": "q", "subject": "s", "choices": ["a", "b"], "answer": 1}),
+        ("multiple_choice", {"question": "q", "choices": {"text": ["a"], "label": ["A"]}, "answerKey": "A"}),
+        ("squad", {"id": "1", "title": "t", "context": "c", "question": "q", "answers": {"text": []}}),
+        ("alpaca", {"instruction": "i", "context": "", "response": "o", "category": "qa"}),
+        ("verl", {"data_source": "d", "prompt": [], "ability": "math", "reward_model": {}, "extra_info": {}}),
+        ("preference", {"prompt": "p", "chosen": "c", "rejected": "r"}),
+        ("preference", {"chosen": [], "rejected": []}),
+        ("prompt_completion", {"prompt": "p", "completion": "c", "label": True}),
+        ("prompt", {"prompt": [], "answer": "1"}),
     ],
 )
 def test_formats_are_recognised_by_their_columns(name: str, row: dict[str, Any]) -> None:
@@ -48,7 +59,7 @@ def test_an_unknown_format_lists_what_was_seen_and_what_is_known() -> None:
         choose({"a": 1, "b": 2})
     message = str(caught.value)
     assert "columns seen: a, b;" in message
-    for known in ("gsm8k (answer, question)", "alpaca (instruction, output)", "text (text)", "source.columns"):
+    for known in ("gsm8k (answer, question)", "alpaca (instruction, output or ", "text (text)", "source.columns"):
         assert known in message
     assert "\n" not in message
 
@@ -56,8 +67,11 @@ def test_an_unknown_format_lists_what_was_seen_and_what_is_known() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"adapter": "gsm9k"}, "'gsm9k' is unknown; known: auto, gsm8k"),
-        ({"adapter": "alpaca"}, "'alpaca' needs the columns instruction, output; columns seen: q, a"),
+        ({"adapter": "gsm9k"}, "'gsm9k' is unknown; known: auto, multiple_choice"),
+        (
+            {"adapter": "alpaca"},
+            "'alpaca' needs the columns instruction, output or instruction, response; columns seen: q, a",
+        ),
         (
             {"adapter": "deepscaler"},
             "'deepscaler' needs the columns problem, solution or answer, problem; columns seen",
@@ -78,6 +92,39 @@ def test_an_invalid_choice(config: dict[str, Any], message: str) -> None:
 
 def test_deepscaler_is_math() -> None:
     assert choose({"problem": "p", "solution": "s", "answer": "a"}, adapter="deepscaler").name == "math"
+
+
+def test_mapped_paths_and_turns() -> None:
+    turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+    row = {"prompt": turns, "reward_model": {"ground_truth": 7}, "extra_info": {"answer": "4+3", "tags": ["x", "y"]}}
+    paths = {"question": "prompt", "answer": "reward_model.ground_truth", "solution": "extra_info.answer"}
+    adapter = choose(row, columns=paths)
+    assert adapter.example(row) == Example("u", "7", "4+3", history=(turns[0],))
+    assert adapter.hidden_fields == {"answer", "solution", "final_answer", "prompt", "reward_model", "extra_info"}
+    assert choose(row, columns={"question": "extra_info.tags.1"}).example(row) == Example("y")
+    replied = {"question": [turns[1], {"role": "assistant", "content": "a"}]}
+    mapped = choose(replied, columns={"question": "question"})
+    assert mapped.example(replied) == Example("u", "a")
+    assert "question" not in mapped.hidden_fields
+    assert choose({"a.b": "q", "a": {"b": "x"}}, columns={"question": "a.b"}).example({"a.b": "q"}) == Example("q")
+    for path, reason in [("reward_model.truth", "null_field"), ("extra_info.tags.2", "null_field")]:
+        with pytest.raises(BadRowError, match=path) as caught:
+            choose(row, columns={"question": "prompt", "answer": path}).example(row)
+        assert caught.value.reason == reason
+    with pytest.raises(SourceError, match=r"names reward\.truth; columns seen"):
+        choose(row, columns={"question": "prompt", "answer": "reward.truth"})
+
+
+def test_mapped_companions() -> None:
+    row = {"q": "q", "sys": "s", "past": [["u", "a"]], "functions": [{"name": "f"}], "doc": "d", "image": "i"}
+    columns = {"question": "q", "system": "sys", "history": "past", "tools": "functions", "context": "doc"}
+    turns = (
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "u"},
+        {"role": "assistant", "content": "a"},
+    )
+    assert choose(row, columns=columns).example(row) == Example("d\n\nq", history=turns, tools=({"name": "f"},))
+    assert choose(row, columns={"question": "q"}).example(row) == Example("q")  # the others are dropped, by the user
 
 
 def test_mapped_columns() -> None:

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from sampling.errors import SourceError, TemplateError
 from tasks.config import PromptsConfig, SourceConfig
 from tasks.source.example import BadRowError, Example
-from tasks.source.formats import after_hashes
-from tasks.source.rows import PreparedRow, QuarantinedRow, SourceReport, _content, _digest, prepare_rows
+from tasks.source.rows import PreparedRow, QuarantinedRow, SourceReport, _digest, prepare_rows
+from tasks.source.source_row import content_of
 from tests.tiny import EOS, byte_tokenizer
 
 CHAT = byte_tokenizer()
@@ -58,14 +58,14 @@ def test_plain_prompts(tmp_path: Path) -> None:
     assert report.prompts == PromptsConfig.model_validate(PLAIN_PROMPTS)
     assert rows == [
         PreparedRow(
-            id=_digest(_content(GSM8K)).hex(),
+            id=_digest(content_of(GSM8K)).hex(),
             fields=GSM8K,
             theta_prompt=f"Q: {GSM8K['question']}\nA:",
             teacher_prompt=f"Q: {GSM8K['question']}\nHint: {GSM8K['answer']}\nA:",
             theta_prompt_ids=PLAIN.encode(f"Q: {GSM8K['question']}\nA:"),
             teacher_prompt_ids=PLAIN.encode(f"Q: {GSM8K['question']}\nHint: {GSM8K['answer']}\nA:"),
             messages=[{"role": "user", "content": GSM8K["question"]}],
-            example=Example(GSM8K["question"], GSM8K["answer"], final_answer=after_hashes(GSM8K["answer"])),
+            example=Example(GSM8K["question"], GSM8K["answer"], final_answer="24"),
         )
     ]
 
@@ -152,8 +152,8 @@ FIELDS = st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5
 @given(FIELDS, FIELDS)
 def test_different_content_has_a_different_digest(first: dict[str, Any], second: dict[str, Any]) -> None:
     """16 bytes of BLAKE2b: two of them collide with a chance of 2**-128."""
-    assert (_content(first) == _content(second)) == (first == second)
-    assert _content(dict(reversed(first.items()))) == _content(first)
+    assert (content_of(first) == content_of(second)) == (first == second)
+    assert content_of(dict(reversed(first.items()))) == content_of(first)
 
 
 # --- bad input ---
@@ -240,7 +240,7 @@ def test_a_chat_template_that_refuses_every_row_is_refused_before_sampling(tmp_p
         ("a.csv", b"question,answer\n", "the source is empty"),
         ("a.json", b"[]", "the source is empty"),
         ("a.jsonl", b"{broken\n\xff\n", r"none of the first 2 rows of .* can be read; .*a\.jsonl:1: not_json: "),
-        ("a.jsonl", b'{"a": 1, "b": 2}\n', "no known format; columns seen: a, b; formats known: gsm8k"),
+        ("a.jsonl", b'{"a": 1, "b": 2}\n', "no known format; columns seen: a, b; formats known: multiple_choice"),
         (
             "a.jsonl",
             b'{"question": "q", "answer": null}\n' * 2,
@@ -309,10 +309,10 @@ def test_real_data(tmp_path: Path, adapter: str, name: str, row: dict[str, Any])
 )
 def test_values_that_json_lacks(value: Any, reason: str | None) -> None:
     if reason is None:
-        assert len({_content({"a": value}), _content({"a": str(value)}), _content({})}) == 3
+        assert len({content_of({"a": value}), content_of({"a": str(value)}), content_of({})}) == 3
     else:
         with pytest.raises(BadRowError) as caught:
-            _content({"a": value})
+            content_of({"a": value})
         assert caught.value.reason == reason
 
 
@@ -321,4 +321,4 @@ def test_nesting_too_deep_for_json() -> None:
     for _ in range(100_000):
         nest = [nest]
     with pytest.raises(BadRowError, match="nests too many"):
-        _content({"a": nest})
+        content_of({"a": nest})
