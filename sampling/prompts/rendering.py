@@ -192,7 +192,7 @@ class Rendering:
         except Exception:  # a chat template may raise any error
             return "", ""
         prefill = opened[len(head) :] if found and opened.startswith(head) else ""
-        if not opened.startswith(closed) or self._special.count(prefill):
+        if not opened.startswith(closed) or self._special.spelled(prefill):
             return "", ""
         return opened[len(closed) :], prefill
 

@@ -10,7 +10,7 @@ part of every vocabulary, kept by every normaliser. What a tokenizer's normalise
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -53,9 +53,9 @@ class SpecialTexts:
             return {self.neutralise(key): self.neutralise(item) for key, item in value.items()}
         return [self.neutralise(item) for item in value] if isinstance(value, list | tuple) else value
 
-    def count(self, text: str) -> Counter[str]:
-        """Return how often the text spells each special token."""
-        return Counter(self._token.findall(text))
+    def spelled(self, text: str) -> list[str]:
+        """Return the special tokens that the text spells, in order."""
+        return self._token.findall(text)
 
 
 class SpecialTokens:
@@ -63,7 +63,7 @@ class SpecialTokens:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.ids = special_ids(tokenizer)
-        self.spelled = SpecialTexts(self.ids.values())
+        self.texts = SpecialTexts(self.ids.values())
 
     def forged(self, text: str, ids: Sequence[int]) -> str | None:
         """Return a special token that `ids` holds more often than `text` spells it; None where there is none.
@@ -71,7 +71,9 @@ class SpecialTokens:
         `ids` encode `text`, without what the tokenizer adds. Row text spells no special token, so that those which
         are spelled are the template's.
         """
-        if not (found := Counter(self.ids[token_id] for token_id in ids if token_id in self.ids)):
-            return None
-        spelled = self.spelled.count(text)
-        return next((token for token, number in found.items() if number > spelled[token]), None)
+        found = self.ids.keys() & set(ids)
+        spelled = self.texts.spelled(text) if found else []
+        numbers: dict[str, int] = defaultdict(int)  # two ids may have one text, but for blanks
+        for token_id in found:
+            numbers[self.ids[token_id]] += ids.count(token_id)
+        return next((token for token, number in numbers.items() if number > spelled.count(token)), None)

@@ -76,7 +76,7 @@ class PromptTemplate:
             )
         self.name, self.style = name, style
         self.encoder = PromptEncoder(tokenizer)
-        special = self.encoder.special.spelled
+        special = self.encoder.special.texts
         self.neutralise = special.neutralise  # breaks up the special tokens in row text
         bounds = bounds or Bounds()
         given = dict(chat_template_kwargs or {})
