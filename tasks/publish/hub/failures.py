@@ -13,6 +13,7 @@ from sampling.errors import ConfigurationError, DualSamplingError, PublishError
 from sampling.served.refusals import retry_after_s
 
 MAX_TRIES = 5
+UNREADABLE = (LookupError, TypeError, AttributeError)  # huggingface_hub's, of an answer that lacks what it reads
 RETRY_DELAY_S, MAX_RETRY_DELAY_S = 2.0, 300.0  # the Hub counts requests in windows of 300 s
 # 409, 412: someone else committed meanwhile, or the response to a commit was lost; a retry starts from what is there.
 TRANSIENT = {408, 409, 412, 429, 500, 502, 503, 504}
@@ -47,7 +48,8 @@ def _status(error: BaseException) -> int | None:
 
 def text_of(error: BaseException, token: str) -> str:
     """Return an error's text in one line, without the token, which a server's response may contain."""
-    return " ".join(str(_root(error)).replace(token, "<token>").split())[:300] or type(error).__name__
+    text = " ".join(str(_root(error)).replace(token, "<token>").split())[:300] or type(error).__name__
+    return f"an answer that cannot be read ({type(error).__name__}: {text})" if isinstance(error, UNREADABLE) else text
 
 
 def is_transient(error: BaseException) -> bool:

@@ -33,6 +33,7 @@ from tasks.publish.hub.contents import DATA, Contents
 from tasks.publish.hub.failures import (
     AGAIN,
     MAX_TRIES,
+    UNREADABLE,
     delay_s_after,
     is_transient,
     outcome_of,
@@ -77,7 +78,7 @@ def upload_dataset(
     )
     try:
         tries(upload.run)
-    except (OSError, RuntimeError, ValueError, httpx2.HTTPError) as error:
+    except (OSError, RuntimeError, ValueError, *UNREADABLE, httpx2.HTTPError) as error:
         # Not `from error`, whose traceback may show a response that contains the token.
         raise upload_error(error, repo_id, text_of(error, secret)) from None
     return f"{upload.api.endpoint}/datasets/{repo_id}"
