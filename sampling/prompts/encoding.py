@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, takewhile
 from typing import TYPE_CHECKING
 
 from sampling.errors import RowError
@@ -10,6 +11,9 @@ from sampling.prompts.special_tokens import SpecialTokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+BATCH_CHARS = 1_000_000  # encoded at a time: tokenizers take 200 bytes of memory a token
 
 
 class ForgedTokenError(RowError):
@@ -57,9 +61,15 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, .
 
 def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     encoded: list[list[int]] = []
-    if texts:
-        encoded = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"]
+    while batch := texts[len(encoded) : len(encoded) + _num_together(texts[len(encoded) :])]:
+        encoded += tokenizer(list(batch), add_special_tokens=False, return_attention_mask=False)["input_ids"]
     return encoded
+
+
+def _num_together(texts: Sequence[str]) -> int:
+    """Return how many of the first texts are encoded at a time: at least one, which may be a long one."""
+    totals = accumulate(len(text) for text in texts)
+    return max(1, sum(1 for _ in takewhile(lambda total: total <= BATCH_CHARS, totals)))
 
 
 def _dressed(tokenizer: PreTrainedTokenizerBase, prefix: list[int], ids: list[int]) -> list[int]:

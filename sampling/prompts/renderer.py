@@ -33,7 +33,7 @@ START_TIME_S = 120.0  # its imports take 0.9 s of CPU
 WALL_TIME_S = 30.0  # a row on a busy machine, beyond its own bound: the kernel ends it by CPU time
 END_TIME_S = 10.0  # from SIGKILL
 AGAIN_S = 0.1  # of CPU time, after which rendering that went on is interrupted once more
-FLUSH_S = 0.1  # results are sent at least as often, where there are any
+FLUSH_S, FLUSH_CHARS = 0.1, 1 << 20  # results are sent when they are as old, or as long
 GRACE_S = 1  # of CPU time, after which the kernel ends what cannot be interrupted
 
 T = TypeVar("T")
@@ -188,12 +188,14 @@ def serve(connection: Connection) -> None:
             )
             continue
         connection.send(rendering.names)
-        results, sent_at = [], time.monotonic()
+        results: list[Result] = []
+        num_chars, sent_at = 0, time.monotonic()
         for row in rows:
-            results.append(_result(rendering, row))
-            if time.monotonic() - sent_at > FLUSH_S:
+            results.append(result := _result(rendering, row))
+            num_chars += len(result.text) if isinstance(result, Rendered) else 0
+            if num_chars > FLUSH_CHARS or time.monotonic() - sent_at > FLUSH_S:
                 connection.send(results)
-                results, sent_at = [], time.monotonic()
+                results, num_chars, sent_at = [], 0, time.monotonic()
         if results:
             connection.send(results)
 

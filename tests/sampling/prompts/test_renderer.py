@@ -144,3 +144,14 @@ def test_one_process_serves_all_templates_and_sees_no_secret(monkeypatch: pytest
         pids.add(RENDERER._child.process.pid)
     (pid,) = pids
     assert b"hf_secret" not in Path(f"/proc/{pid}/environ").read_bytes()
+
+
+def test_many_long_prompts_are_sent_and_encoded_in_turns() -> None:
+    """Together they would not fit into the renderer's memory."""
+    bounds = Bounds(render_bytes=64 << 20, prompt_chars=500_000)
+    names = [f"{i}-" for i in range(400)]
+    prompts = template("{{ name }}{{ blank.replace(' ', name) }}", bounds=bounds)
+    rows = [Row({"name": name, "blank": " " * 100_000}) for name in names]
+    for name, result in zip(names, RENDERER.render(prompts._recipe, rows), strict=True):
+        assert not isinstance(result, RowError)
+        assert result.text == name * 100_001
