@@ -206,7 +206,7 @@ def test_eos_ends_a_row_and_is_kept(sampler: DualSampler) -> None:
 
 
 @pytest.mark.parametrize("cut", [{"top_k": 1}, {"top_p": 1e-9}, {"min_p": 1.0}])
-def test_cutting_q_to_one_token_is_greedy(cut: dict[str, float], sampler: DualSampler) -> None:
+def test_cutting_q_to_one_token_is_greedy(cut: dict[str, Any], sampler: DualSampler) -> None:
     greedy = sampler.generate(prompts(6), SamplingConfig(max_tokens=8, temperature=0), progress=False)
     config = MixtureConfig.preset("balanced")
     outs = sampler.generate(prompts(6), SamplingConfig(max_tokens=8, seed=9, **cut), mixture=config, progress=False)

@@ -224,7 +224,7 @@ def test_a_served_model_takes_no_adapter(base: Path, adapter: Path, tmp_path: Pa
     theta = ModelConfig(model=str(base), lora=str(adapter))
     with pytest.raises(ConfigurationError, match="theta_url beside lora"):
         DualSampler(str(base), theta, theta_url="http://localhost:1", teacher_url="http://localhost:2")
-    ports = {"theta_port": 19471, "teacher_port": 19472}
+    ports: dict[str, Any] = {"theta_port": 19471, "teacher_port": 19472}
     with pytest.raises(ConfigurationError, match="these servers serve no adapter"):
         Servers(ServingConfig(theta=theta, teacher=ModelConfig(model=str(base)), logs=tmp_path, **ports))
     with pytest.raises(ValidationError, match=r"a server applies its own adapters; start it with --enable-lora"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from flows.cli.bench.metrics import Measured, Wave, make_block
@@ -14,7 +16,7 @@ def measured(*waves: Wave) -> Measured:
 
 def test_metrics_are_those_of_the_median_wave() -> None:
     """100 tokens a wave, 10 a row: T = 100, S = 300, so one after the other makes 75 a second."""
-    parts = {"num_steps": 10, "theta_s": 0.5, "teacher_s": 0.75, "mixing_s": 0.5, "num_fallback": 5}
+    parts: dict[str, Any] = {"num_steps": 10, "theta_s": 0.5, "teacher_s": 0.75, "mixing_s": 0.5, "num_fallback": 5}
     block = make_block(
         10,
         10,

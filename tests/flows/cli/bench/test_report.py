@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ def test_no_table_cell_is_cut_and_markup_is_escaped(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "60")
-    parts = {"num_steps": 8, "theta_s": 0.002, "teacher_s": 0.003, "mixing_s": 0.001}
+    parts: dict[str, Any] = {"num_steps": 8, "theta_s": 0.002, "teacher_s": 0.003, "mixing_s": 0.001}
     results = {
         TEACHER: measured(Wave(elapsed_s=0.001, num_tokens=9_876_543)),
         THETA: measured(Wave(elapsed_s=0.5, num_tokens=64)),
