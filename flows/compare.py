@@ -30,9 +30,13 @@ def compare_datasets(one: str, other: str, output: str | None = None) -> list[di
     """
     from prefect.artifacts import create_table_artifact
 
+    from flows.orchestration.artifacts import escaped
+
     judged = judge_both(one, other)
     rows = side_by_side(judged)
-    create_table_artifact(rows, key="comparison", description=f"{judged[0][0].title} beside {judged[1][0].title}")
+    create_table_artifact(
+        rows, key="comparison", description=escaped(f"{judged[0][0].title} beside {judged[1][0].title}")
+    )
     if output is not None:
         write_comparison(judged, output)
     return rows

@@ -10,6 +10,7 @@ from prefect import flow, task
 from prefect.artifacts import create_link_artifact
 from prefect.cache_policies import NO_CACHE
 
+from flows.orchestration.artifacts import escaped
 from flows.orchestration.secrets import HUB_TOKEN, stored
 
 
@@ -37,5 +38,5 @@ def upload(dataset: Path, hub: str, private: bool) -> str:
     from tasks.publish.hub.upload import upload_dataset
 
     page = upload_dataset(dataset, hub, token=get_token() or stored(HUB_TOKEN), private=private)
-    create_link_artifact(page, key="hub", link_text=hub, description=f"{dataset.parent.name} {dataset.name}")
+    create_link_artifact(page, key="hub", link_text=hub, description=escaped(f"{dataset.parent.name} {dataset.name}"))
     return page

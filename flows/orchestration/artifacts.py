@@ -29,11 +29,11 @@ CLOSE_S = 5.0  # for the last updates: a server that is gone must not hold a fin
 def show_quality(title: str, report: Mapping[str, Any], page: str | Path | None) -> None:
     """Create a verdict's artifacts; `report` is `tasks.publish.documents.as_json` of it, `page` its report.html."""
     key = key_of(title)
-    create_markdown_artifact(_verdict(title, report), key=f"{key}-verdict", description=f"Verdict on {title}")
+    create_markdown_artifact(_verdict(title, report), key=f"{key}-verdict", description=f"Verdict on {escaped(title)}")
     create_table_artifact(
-        [{"figure": name, "value": value} for name, value in report["figures"].items()],
+        [{"figure": _cell(name), "value": value} for name, value in report["figures"].items()],
         key=f"{key}-figures",
-        description=f"Figures of {title}",
+        description=f"Figures of {escaped(title)}",
     )
     create_table_artifact(
         [
@@ -41,7 +41,7 @@ def show_quality(title: str, report: Mapping[str, Any], page: str | Path | None)
             for check in report["checks"]
         ],
         key=f"{key}-checks",
-        description=f"Checks of {title}",
+        description=f"Checks of {escaped(title)}",
     )
     if page is not None:
         create_link_artifact(uri_of(page), key=f"{key}-report", link_text="report.html")
@@ -53,25 +53,29 @@ def show_cost(title: str, manifest: Mapping[str, Any], dataset: str | Path) -> N
     `manifest` is its manifest.json; `dataset` its folder or URL.
     """
     key, cost, reasons = key_of(title), _cost(manifest), manifest["quarantine"]
-    quarantine = [{"reason": reason, "num": num} for reason, num in sorted(reasons.items(), key=lambda item: -item[1])]
+    quarantine = [
+        {"reason": _cell(reason), "num": num} for reason, num in sorted(reasons.items(), key=lambda item: -item[1])
+    ]
     create_table_artifact(
         [{"what": what, "value": _cell(value)} for what, value in cost.items()],
         key=f"{key}-cost",
-        description=f"Cost of {title}, over all attempts",
+        description=f"Cost of {escaped(title)}, over all attempts",
     )
     if quarantine:
-        create_table_artifact(quarantine, key=f"{key}-quarantine", description=f"Left out of {title}, by reason")
+        create_table_artifact(
+            quarantine, key=f"{key}-quarantine", description=f"Left out of {escaped(title)}, by reason"
+        )
     lines = [
-        f"# {_escaped(title)}: what it cost",
+        f"# {escaped(title)}: what it cost",
         _table(("what", "value"), cost.items()),
         "## Left out",
         _table(("reason", "rows"), reasons.items()) if reasons else "Nothing.",
         "## Where it is",
-        f"- dataset: [{_escaped(str(dataset))}]({uri_of(dataset)})",
-        f"- report: [{_escaped(REPORT)}]({uri_of(dataset)}/{REPORT})",
+        f"- dataset: [{escaped(str(dataset))}]({uri_of(dataset)})",
+        f"- report: [{escaped(REPORT)}]({uri_of(dataset)}/{REPORT})",
     ]
-    create_markdown_artifact("\n\n".join(lines), key=f"{key}-run", description=f"Cost and place of {title}")
-    create_link_artifact(uri_of(dataset), key=f"{key}-dataset", link_text=str(dataset).rpartition("/")[2])
+    create_markdown_artifact("\n\n".join(lines), key=f"{key}-run", description=f"Cost and place of {escaped(title)}")
+    create_link_artifact(uri_of(dataset), key=f"{key}-dataset", link_text=escaped(str(dataset).rpartition("/")[2]))
 
 
 class ProgressArtifacts:
@@ -171,7 +175,11 @@ def key_of(title: str) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    lines = [head, ["---"] * len(head), *([_escaped(str(_cell(value))) for value in row] for row in rows)]
+    lines = [
+        head,
+        ["---"] * len(head),
+        *([escaped("" if value is None else str(value)) for value in row] for row in rows),
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -180,17 +188,20 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _verdict(title: str, report: Mapping[str, Any]) -> str:
-    lines = [f"# {_escaped(title)}: {'passed' if report['passed'] else 'refused'}"]
+    lines = [f"# {escaped(title)}: {'passed' if report['passed'] else 'refused'}"]
     for heading, items in (("Refused for", report["refusals"]), ("Warnings", report["warnings"])):
         if items:
-            lines += [f"## {heading}", *(f"- {_escaped(item)}" for item in items)]
+            lines += [f"## {heading}", *(f"- {escaped(item)}" for item in items)]
     return "\n\n".join(lines)
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Return text on one line with Markdown's characters escaped; a value in it may come from the dataset."""
     return re.sub(r"([\\`*_{}\[\]<>()#+!|~&-])", r"\\\1", " ".join(text.split()))
 
 
 def _cell(value: Any) -> str | int | float | bool:
+    """Return a value of a table's cell, which Prefect's pages show as Markdown and HTML."""
+    if isinstance(value, str):
+        return re.sub(r"([\\`<>\[\]!&])", r"\\\1", value)
     return "" if value is None else value

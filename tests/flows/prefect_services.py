@@ -31,6 +31,7 @@ class PrefectServices:
     folder: Path
     address: str
     environment: dict[str, str]
+    has_pages: bool = False
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     workers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)  # by their names
     server: subprocess.Popen[bytes] = field(init=False)
@@ -62,7 +63,8 @@ class PrefectServices:
     def start_server(self) -> None:
         """The server, on its port, with what its database holds; returns when it answers."""
         port = self.address.removesuffix("/api").rpartition(":")[2]
-        self.server = self.start("server.log", ["server", "start", "--port", port, "--no-ui"], cwd=self.folder)
+        pages = "--ui" if self.has_pages else "--no-ui"
+        self.server = self.start("server.log", ["server", "start", "--port", port, pages], cwd=self.folder)
         wait_until(lambda: is_healthy(self, self.server), self)
 
     def start_worker(self, pool: str, *argv: str, name: str = "worker") -> None:
@@ -119,7 +121,7 @@ class PrefectServices:
 
 
 @contextmanager
-def prefect_services(folder: Path, **settings: str) -> Iterator[PrefectServices]:
+def prefect_services(folder: Path, has_pages: bool = False, **settings: str) -> Iterator[PrefectServices]:
     """A server that nobody else knows: its home, database and port are its own. `settings` are Prefect's."""
     port = free_port()
     address = f"http://127.0.0.1:{port}/api"
@@ -133,7 +135,7 @@ def prefect_services(folder: Path, **settings: str) -> Iterator[PrefectServices]
         "COLUMNS": "400",  # rich breaks no line
         **settings,
     }
-    services = PrefectServices(folder, address, environment)
+    services = PrefectServices(folder, address, environment, has_pages)
     try:
         services.start_server()
         yield services
