@@ -29,8 +29,8 @@ from sampling.processes.exits import describe_exit
 from tasks.source.opening import BROKEN, open_seekable
 from tasks.source.source_row import VALUE_BYTES, QuarantinedRow, Rows, SourceRow, not_utf8, one_line, oversize
 
-BATCH_ROWS = (256, 16, 1)  # decoded at once; fewer, by a new process, after a batch that took too much memory
-MESSAGE_BYTES = 8 << 20  # of rows that are handed over at once, unless one row is larger
+BATCH_ROWS = (1024, 32, 1)  # decoded at once; fewer, by a new process, after a batch that took too much memory
+MESSAGE_BYTES = 2 << 20  # of rows that are handed over at once, unless one row is larger
 END_S = 5.0
 VARIABLES = {"ARROW_DEFAULT_MEMORY_POOL": "system"}  # mimalloc claims a gibibyte at once, which the limit forbids
 ARROW_FILE = b"ARROW1"  # what the file format begins with; else it is the stream format, as `datasets` writes it
@@ -58,6 +58,14 @@ def read_columnar(path: Path, bounds: Bounds) -> Rows:
     )
 
 
+def rows_of(batch: pa.RecordBatch, name: str, number: int, bounds: Bounds) -> Rows:
+    """Yield the rows of a decoded batch that follow row `number` of `name`; those above `bounds` are set aside."""
+    for content in _messages(_plain_batch(batch), bounds):
+        for row in _to_rows(content, name, number):
+            number += 1
+            yield row
+
+
 def _decoded(path: Path, file: BinaryIO, number: int, batch_rows: int, bounds: Bounds) -> Rows:
     """Yield the rows after the first `number`, decoded by a process of their own. Raises _StoppedError, SourceError."""
     child = Child(f"{__name__}:serve", subprocess.DEVNULL, [file.fileno()], VARIABLES)
@@ -71,7 +79,7 @@ def _decoded(path: Path, file: BinaryIO, number: int, batch_rows: int, bounds: B
                 raise _StoppedError(content)
             if kind == "error":
                 raise from_message(content)
-            for row in _to_rows(content, path, number):
+            for row in _to_rows(content, str(path), number):
                 number += 1
                 yield row
     except (EOFError, ConnectionError) as error:
@@ -80,7 +88,7 @@ def _decoded(path: Path, file: BinaryIO, number: int, batch_rows: int, bounds: B
         child.kill(END_S)
 
 
-def _to_rows(content: str | bytes, path: Path, number: int) -> Rows:
+def _to_rows(content: str | bytes, path: str, number: int) -> Rows:
     """Return the rows of a message: a batch, or what is wrong with one row."""
     if isinstance(content, str):
         yield QuarantinedRow(f"{path}:{number + 1}", "too_large", content)
@@ -217,7 +225,7 @@ def _messages(batch: pa.RecordBatch, bounds: Bounds) -> Iterator[str | bytes]:
         half = batch.num_rows // 2
         yield from _messages(batch.slice(0, half), bounds)
         yield from _messages(batch.slice(half), bounds)
-    elif is_large and (problem := oversize(sizes, bounds)):
+    elif is_large and (problem := oversize({name: size - VALUE_BYTES for name, size in sizes.items()}, bounds)):
         yield problem
     elif batch.num_rows:
         sink = pa.BufferOutputStream()

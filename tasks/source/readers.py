@@ -19,7 +19,7 @@ from typing import TextIO
 from sampling.bounds import Bounds
 from sampling.errors import SourceError
 from tasks.source.columnar import read_columnar
-from tasks.source.json_text import JsonText, Oversize, parse
+from tasks.source.json_text import SMALL_CHARS, JsonText, Oversize, parse
 from tasks.source.opening import BROKEN, OPENERS, lines, open_file
 from tasks.source.source_row import QuarantinedRow, Rows, SourceRow, not_utf8, one_line, to_row
 
@@ -143,7 +143,7 @@ def _documents(path: Path, bounds: Bounds) -> Rows:
 
 
 class _RecordLines:
-    """The lines of a CSV file, as many as one record may have; `num_chars` is set to 0 where a record begins."""
+    """The lines of a CSV file, as many as one record may have."""
 
     def __init__(self, file: TextIO, delimiter: str, path: Path, bounds: Bounds) -> None:
         self._file, self._delimiter, self._path, self._bounds = file, delimiter, path, bounds
@@ -156,22 +156,21 @@ class _RecordLines:
         self._num_chars = self._num_fields = 0
 
     def __iter__(self) -> Iterator[str]:
-        return self
+        while line := self._file.readline(self._bounds.line_bytes + 1):
+            self.number += 1
+            self._num_chars += len(line)
+            if self._num_chars > min(SMALL_CHARS, self._bounds.line_bytes):  # before, there are few fields
+                self._num_fields += line.count(self._delimiter)
+                self._check("line_bytes", self._num_chars)
+                self._check("row_bytes", self._num_fields * FIELD_BYTES)
+            yield line
 
-    def __next__(self) -> str:
-        line = self._file.readline(self._bounds.line_bytes + 1)
-        if not line:
-            raise StopIteration
-        self.number += 1
-        self._num_chars += len(line)
-        self._num_fields += line.count(self._delimiter)
-        for key, size in (("line_bytes", self._num_chars), ("row_bytes", self._num_fields * FIELD_BYTES)):
-            if size > (bound := getattr(self._bounds, key)):
-                raise SourceError(
-                    f"{self._path}: the record that begins in line {self.first} takes more than bounds.{key} "
-                    f"({bound}); is a quote in that line never closed?"
-                )
-        return line
+    def _check(self, key: str, size: int) -> None:
+        if size > (bound := getattr(self._bounds, key)):
+            raise SourceError(
+                f"{self._path}: the record that begins in line {self.first} takes more than bounds.{key} "
+                f"({bound}); is a quote in that line never closed?"
+            )
 
 
 def _csv(path: Path, bounds: Bounds) -> Rows:

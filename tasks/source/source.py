@@ -15,8 +15,9 @@ from pathlib import Path
 from sampling.bounds import Bounds
 from sampling.errors import SourceError
 from tasks.config import SourceConfig
+from tasks.source.columnar import rows_of
 from tasks.source.readers import FORMAT_NAMES, format_of, read_rows
-from tasks.source.source_row import Rows, one_line, to_row
+from tasks.source.source_row import Rows, one_line
 
 # The splits that a file's or folder's name tells, by the words and separators that `datasets` looks for.
 SPLITS = {
@@ -26,6 +27,7 @@ SPLITS = {
 }
 SPLIT_OF = {word: split for split, words in SPLITS.items() for word in words}
 SHARD = re.compile(r"data/(\w+(?:\.\w+)*)-\d{5}-of-\d{5}")  # data/train-00000-of-00001.parquet
+HUB_ROWS = 64  # of a streamed dataset, converted at a time
 SAVED = {"dataset_dict.json", "dataset_info.json", "state.json"}  # beside the files of datasets' save_to_disk
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -195,7 +197,7 @@ def _digest(parts: list[str]) -> str:
 def _open_hub(config: SourceConfig, hub: str, bounds: Bounds) -> Source:
     """Open a dataset of the Hub as a stream, without a local copy.
 
-    `datasets` decodes it, a batch at a time: rows above `bounds` are set aside, but only once it has decoded them.
+    `datasets` decodes it, in this process: rows above `bounds` are set aside, but only once it has decoded them.
     """
     import datasets  # takes 2 to 3 s; local files do not need it
     from huggingface_hub import HfApi, is_offline_mode
@@ -215,7 +217,7 @@ def _open_hub(config: SourceConfig, hub: str, bounds: Bounds) -> Source:
             ) from error
     try:
         stream = datasets.load_dataset(hub, config.subset, split=config.split, revision=revision, streaming=True)
-        stream = stream.decode(False) if stream.features else stream  # an image stays what its file holds
+        stream = stream.with_format("arrow")  # a date after 9999 or an image becomes no Python object
     except Exception as error:  # datasets raises ValueError, FileNotFoundError, ConnectionError and its own types
         if is_offline_mode() and isinstance(error, OSError):  # ConnectionError, FileNotFoundError
             raise SourceError(
@@ -225,9 +227,12 @@ def _open_hub(config: SourceConfig, hub: str, bounds: Bounds) -> Source:
         raise SourceError(f"source.hub {hub!r} cannot be opened: {one_line(error)}") from error
 
     def rows() -> Rows:
+        number = 0
         try:
-            for number, fields in enumerate(stream, start=1):
-                yield to_row(f"{hub}:{number}", fields, bounds)
+            for table in stream.iter(HUB_ROWS):
+                for batch in table.to_batches():
+                    yield from rows_of(batch, hub, number, bounds)
+                    number += batch.num_rows
         except Exception as error:
             raise SourceError(f"source.hub {hub!r} stopped in mid-stream: {one_line(error)}") from error
 

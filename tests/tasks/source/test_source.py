@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from sampling.bounds import Bounds
 from sampling.errors import SourceError
 from tasks.config import SourceConfig
 from tasks.source.source import open_source
-from tasks.source.source_row import SourceRow
+from tasks.source.source_row import QuarantinedRow, SourceRow
 
 
 def write(path: Path, *texts: str) -> Path:
@@ -242,6 +244,16 @@ def test_a_hub_dataset_is_streamed(hub: str) -> None:
     ]
     assert list(source.rows()) == list(source.rows())
     assert fingerprint(hub=hub) == source.fingerprint != fingerprint(hub=hub, limit=1)
+
+
+def test_a_streamed_row_that_python_cannot_hold_or_that_is_too_large(hub: str) -> None:
+    table = pa.table({"text": ["a", "x" * 50, "b"], "day": pa.array([0, 0, 10**17 * 3], pa.timestamp("us"))})
+    pq.write_table(table, Path(hub) / "data" / "train-00000-of-00001.parquet")
+    first, long, far = open_source(SourceConfig(hub=hub), Bounds(cell_bytes=40)).rows()
+    assert first == SourceRow(f"{hub}:1", {"text": "a", "day": datetime(1970, 1, 1)})
+    assert isinstance(long, QuarantinedRow)
+    assert (long.row, long.reason) == (f"{hub}:2", "too_large")
+    assert far == SourceRow(f"{hub}:3", {"text": "b", "day": "11476-08-15 05:20:00.000000"})
 
 
 def test_a_missing_split_is_an_error(hub: str) -> None:
