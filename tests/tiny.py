@@ -22,6 +22,7 @@ LAX = {
     "empty_rate_max": 1.0,
     "loop_rate_max": 1.0,
     "garbled_rate_max": 1.0,
+    "quarantine_rate_max": 1.0,
 }
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}\n{% endfor %}"

@@ -124,6 +124,9 @@ def _why_not(check: Check, metrics: Metrics, metadata: DatasetMetadata) -> str:
         return metadata.unknown if metadata.vocabulary is None else lacking
     reasons = {
         "fallback_rate_at_position": "no range of positions holds 100 tokens",
+        "quarantine_rate": "the dataset has no manifest",
+        "copy_rate": "the source has no reference, or the dataset no `example`",
+        "gap_rate": "no token is mixed",
         "correct_rate": "the source has no final answer, or the dataset no `example`",
         "leak_rate": "the source has no reference, or the dataset no `example` beside both prompts",
         "reference_rate": "the teacher's template does not name the reference",

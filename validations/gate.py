@@ -25,7 +25,7 @@ def judge(parquet_files: Sequence[Path], limits: Limits, metadata: DatasetMetada
 
     Raises RuntimeError when Great Expectations itself fails: then the dataset is neither passed nor refused.
     """
-    scan = DatasetScan(parquet_files, metadata)
+    scan = DatasetScan(parquet_files, metadata, limits.privilege_phrases)
     runner = ExpectationRunner(checks(limits, kl_symmetric=metadata.kl_symmetric))
     for rows in _joined(scan.frames()):
         runner.judge_rows(rows)

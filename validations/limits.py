@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -20,6 +20,10 @@ LIMIT_PRESETS: dict[str, dict[str, Any]] = {
         "duplicate_rate_max": 0.01,
         "garbled_rate_max": 0.001,
         "stray_rate_max": 0.01,
+        "privilege_rate_max": 0.001,
+        "copy_rate_max": 0.01,
+        "gap_rate_max": 0.1,
+        "quarantine_rate_max": 0.001,
     },
     "balanced": {},
     "exploratory": {
@@ -31,6 +35,10 @@ LIMIT_PRESETS: dict[str, dict[str, Any]] = {
         "duplicate_rate_max": 0.2,
         "garbled_rate_max": 0.05,
         "stray_rate_max": 0.2,
+        "privilege_rate_max": 0.05,
+        "copy_rate_max": 0.2,
+        "gap_rate_max": 1.0,
+        "quarantine_rate_max": 0.1,
     },
 }
 
@@ -54,8 +62,26 @@ class Limits(BaseModel):
     )
     garbled_rate_max: float = Field(0.01, ge=0.0, le=1.0, description="Largest share with broken characters.")
     stray_rate_max: float = Field(0.05, ge=0.0, le=1.0, description="Largest share that leaves the prompt's script.")
+    privilege_rate_max: float = Field(
+        0.01, ge=0.0, le=1.0, description="Largest share that speaks of a hint, a reference, a given answer."
+    )
+    privilege_phrases: tuple[Annotated[str, Field(min_length=2, max_length=200)], ...] | None = Field(
+        None, max_length=500, description="What counts as that; null: validations/text/guidance.py's, in 10 languages."
+    )
+    copy_rate_max: float = Field(
+        0.05, ge=0.0, le=1.0, description="Largest share with 16 words in a row of the reference, not of the question."
+    )
+    uncertainty_rate_min: float = Field(
+        0.0, ge=0.0, le=1.0, description="Fewest markers of uncertainty (wait, maybe, let me check) a token."
+    )
+    gap_rate_max: float = Field(
+        0.25, ge=0.0, le=1.0, description="Largest share of mixed tokens with log π_t − log π_θ above 5 nats."
+    )
     correct_rate_min: float = Field(
         0.0, ge=0.0, le=1.0, description="Smallest share whose final answer is the source's, where it has one."
+    )
+    quarantine_rate_max: float = Field(
+        0.01, ge=0.0, le=1.0, description="Largest share of completions that were quarantined, or their rows were."
     )
     leak_rate_max: float = Field(
         0.0, ge=0.0, le=1.0, description="Largest share of rows whose reference stands in theta's prompt."
@@ -73,6 +99,12 @@ class Limits(BaseModel):
     probe_rows: int | None = Field(
         64, ge=1, description="Completions after which a hopeless run is stopped (all fallback, no EOS); null: never."
     )
+
+    @field_validator("privilege_phrases", mode="before")
+    @classmethod
+    def _a_list_is_a_tuple(cls, phrases: Any) -> Any:
+        """JSON and YAML have no tuples."""
+        return tuple(phrases) if isinstance(phrases, list) else phrases
 
     @field_validator("severity", mode="before")
     @classmethod

@@ -68,7 +68,7 @@ def check_names() -> list[str]:
 
 def prompt_checks(limits: Limits) -> list[Check]:
     """Return the refusing checks of prompts, which can be judged before any token is sampled."""
-    rates = ("question_rate", "leak_rate", "reference_rate")
+    rates = ("quarantine_rate", "question_rate", "leak_rate", "reference_rate")
     return [check for check in checks(limits, kl_symmetric=True) if check.name in rates and check.rule == "refuse"]
 
 
@@ -89,6 +89,9 @@ def _prompts(limits: Limits) -> list[Check]:
     return [
         Check("has_id", suite, "a row has no id, or no sample_idx"),
         Check("num_duplicates", suite, "an (id, sample_idx) is there twice", "dataset", most=0),
+        Check(
+            "quarantine_rate", suite, "too many rows were quarantined", "dataset", most=limits.quarantine_rate_max
+        ),
         Check("theta_not_empty", suite, "theta's prompt is empty"),
         Check("teacher_not_empty", suite, "the teacher's prompt is empty"),
         Check("messages_agree", suite, "messages do not end with the row's question and completion"),
@@ -131,6 +134,17 @@ def _completions(limits: Limits) -> list[Check]:
             "stray_rate", suite, "completions drift into another script", "dataset", "warn", most=limits.stray_rate_max
         ),
         Check(
+            "privilege_rate", suite, "completions speak of what the teacher alone was shown", "dataset", "warn",
+            most=limits.privilege_rate_max,
+        ),
+        Check(
+            "copy_rate", suite, "completions copy the reference's words", "dataset", "warn", most=limits.copy_rate_max
+        ),
+        Check(
+            "uncertainty_rate", suite, "completions are too sure of themselves", "dataset", "warn",
+            least=limits.uncertainty_rate_min,
+        ),
+        Check(
             "correct_rate", suite, "too few final answers are right", "dataset", least=limits.correct_rate_min
         ),
     ]  # fmt: skip
@@ -161,6 +175,10 @@ def _tokens(limits: Limits) -> list[Check]:
         Check(
             "fallback_rate_at_position", suite, "too many tokens fall back at one position", "dataset", "warn",
             most=limits.fallback_rate_at_position_max,
+        ),
+        Check(
+            "gap_rate", suite, "too many tokens that the teacher alone expects", "dataset", "warn",
+            most=limits.gap_rate_max,
         ),
     ]  # fmt: skip
 

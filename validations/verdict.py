@@ -26,13 +26,13 @@ class CheckResult:
     outcome: Outcome
     value: float | int | str | bool | None = None  # the dataset's metric, or the first failing row's
     num_outside: int | None = None  # failing rows; None where the dataset was judged as a whole
-    why: str = ""  # why it was not judged; or the first row behind a failed check of the whole dataset
+    why: str = ""  # why it was not judged; or what is behind a failed check of the whole dataset
 
     def line(self, num_rows: int | None) -> str:
         """Return `expectation(name): limit …, value …`, with the number of failing rows where rows were judged."""
         value = f"{self.value:.6g}" if isinstance(self.value, float) else str(self.value)
         rows = "" if self.num_outside is None else f" in {self.num_outside} of {num_rows} rows"
-        first = f" (first: {self.why})" if self.why else ""
+        first = f" ({self.why})" if self.why else ""
         return f"{self.expectation}({self.name}): limit {self.limit}, value {value}{rows}: {self.meaning}{first}"
 
 

@@ -29,7 +29,7 @@ def dry_run(config: PipelineConfig, num_rows: int) -> None:
     print(f"columns: {escape(', '.join(report.columns))}")
     for note in report.notes:
         print(escape(note))
-    num_printed = 0
+    num_printed, has_reference = 0, False
     reasons: Counter[str] = Counter()
     for row in rows:
         if isinstance(row, QuarantinedRow):
@@ -37,11 +37,14 @@ def dry_run(config: PipelineConfig, num_rows: int) -> None:
             print(f"\nquarantined: {escape(row.row)}: {row.reason}: {escape(row.detail)}")
             continue
         num_printed += 1
+        has_reference |= row.example.answer is not None or row.example.final_answer is not None
         _print_row(num_printed, row)
         if num_printed == num_rows:
             break
     if not num_printed:
         raise SourceError(f"no row can be sampled: {dict(reasons)}; look at source.columns and the templates")
+    if not has_reference:
+        print("\nleaks not judged: no reference is known in these rows")
     if config.shards.run_on == "here" and not theta.urls:
         _print_memory(config)
     print("\nNothing was sampled.")

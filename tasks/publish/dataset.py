@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from tasks.store.manifest import MANIFEST, read_manifest
 from tasks.store.names import check_name
 from tasks.store.scratch import process_scratch
 from validations.limits import Limits
-from validations.measure.metadata import DatasetMetadata
+from validations.measure.metadata import DatasetMetadata, Quarantine
+
+MAX_COUNT = 1 << 50  # of rows in a manifest, which may be hostile
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +140,18 @@ def _open(address: str, path: Path) -> Dataset:
     except OutputError as error:
         where = _file_address(path / MANIFEST, address, path)
         raise SourceError(f"{where} is no JSON document; move it away to judge the rest") from error
-    return Dataset(address, path, files, manifest, read_metadata(path))
+    metadata = replace(read_metadata(path), quarantine=_quarantine(manifest or {}))
+    return Dataset(address, path, files, manifest, metadata)
+
+
+def _quarantine(manifest: Mapping[str, Any]) -> Quarantine | None:
+    """Return what the run left out, None where the manifest does not say, or is another program's."""
+    with suppress(KeyError, TypeError, AttributeError, ValueError, OverflowError):
+        reasons = {str(reason): int(num) for reason, num in manifest["quarantine"].items()}
+        num_planned, num_samples = int(manifest["source"]["num_rows"]), int(manifest["config"]["sampling"]["n"])
+        if all(0 <= num < MAX_COUNT for num in (*reasons.values(), num_planned, num_samples)):
+            return Quarantine(reasons, num_planned, num_samples)
+    return None
 
 
 def _file_address(file: Path, address: str, path: Path) -> str:

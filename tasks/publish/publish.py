@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -30,6 +30,7 @@ from tasks.source.seen import Seen
 from tasks.store.durable import output_errors, sync, write_bytes, write_json
 from tasks.store.manifest import MANIFEST, ListedFile
 from tasks.worker.shard import ShardSummary, read_failures
+from validations.measure.metadata import Quarantine
 
 if TYPE_CHECKING:
     from validations.verdict import Verdict
@@ -56,7 +57,7 @@ def publish_dataset(folder: RunFolder, run: Run, check: Callable[[], None] = lam
     with output_errors(folder.work), transaction(commit_mode=CommitMode.LAZY) as undoable:
         undoable.set("staged", folder.staged)
         staged = stage_dataset(folder, run)
-        verdict = judge_dataset(folder, run.config, staged)
+        verdict = judge_dataset(folder, run, staged)
         if not verdict.passed:
             set_aside(folder, run, staged, verdict, check)
             raise RefusedError(
@@ -88,11 +89,13 @@ def discard_staged(undone: Transaction) -> None:
 
 
 @task(name="judge-dataset", cache_policy=NO_CACHE)
-def judge_dataset(folder: RunFolder, config: PipelineConfig, staged: Staged) -> Verdict:
+def judge_dataset(folder: RunFolder, run: Run, staged: Staged) -> Verdict:
     """Judge the staged rows by the configuration's limits."""
     from validations.gate import judge  # Great Expectations takes 5-11 s to import
 
-    return judge([folder.staged / file.path for file in staged.files], config.validation, read_metadata(folder.staged))
+    quarantine = Quarantine(staged.quarantine, run.plan.num_rows, run.config.sampling.n)
+    metadata = replace(read_metadata(folder.staged), quarantine=quarantine)
+    return judge([folder.staged / file.path for file in staged.files], run.config.validation, metadata)
 
 
 @task(name="publish-dataset", cache_policy=NO_CACHE)

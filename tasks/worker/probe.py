@@ -5,6 +5,8 @@ They stop a hopeless run after minutes instead of GPU-days.
 
 from __future__ import annotations
 
+import logging
+
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -17,9 +19,12 @@ from tasks.run.parts import read_parts
 from tasks.run.plan import Plan
 from tasks.run.progress import Progress
 from validations.limits import Limits
+from validations.measure.metadata import Quarantine
 from validations.measure.metrics import MetricSums
 from validations.measure.prompts import judge_prompts
 from validations.suites import probe_checks, prompt_checks
+
+logger = logging.getLogger(__name__)
 
 PROMPT_COLUMNS = ["id", "theta_prompt", "teacher_prompt", "messages", "example"]
 COLUMNS = ["finish_reason", "num_tokens", "num_forced", "num_fallback"]
@@ -41,10 +46,16 @@ def check_prompts(folder: RunFolder, plan: Plan, limits: Limits) -> None:
         rows = rows.set_column(index_of_messages, field, pa.array(messages, field.type))
         sums.add_prompts(judge_prompts(rows, metadata), [f"row {row}" for row in rows["id"].to_pylist()])
     metrics = sums.metrics(teacher_sees_reference=metadata.teacher_sees_reference)
-    if lines := judge_metrics(metrics, checks, sums.first_rows()):
+    quarantine = Quarantine(plan.quarantine, plan.num_rows, 1)
+    metrics["quarantine_rate"] = quarantine.rate(plan.num_rows)
+    if metrics["leak_rate"] is None:
+        logger.warning(
+            "leaks not judged: no reference is known; map the answer's column in source.columns if there is one"
+        )
+    if lines := judge_metrics(metrics, checks, sums.first_rows() | {"quarantine_rate": quarantine.counts()}):
         raise RefusedError(
-            f"{'; '.join(lines)}; nothing was sampled. Look at both prompts (--dry-run) and mend the templates, or"
-            " change the limit in validation"
+            f"{'; '.join(lines)}; nothing was sampled. Look at the prompts and the quarantine (--dry-run), mend the"
+            " templates or the source, or change the limit in validation"
         )
 
 

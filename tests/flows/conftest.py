@@ -50,6 +50,7 @@ def write_dataset(folder: Path, version: str, num_rows: int = 24) -> Path:
         "files": files,
         "figures": {},
         "quarantine": {},
+        "source": {"num_rows": num_rows},
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder

@@ -15,7 +15,7 @@ from tokenizers.decoders import DecodeStream
 from sampling.record import to_record_table
 from sampling.results import FinishReason
 from tests.tasks.outputs import EOS_ID, byte_speller, make_output
-from validations.measure.metadata import DatasetMetadata, Turn, Vocabulary
+from validations.measure.metadata import DatasetMetadata, Quarantine, Turn, Vocabulary
 
 TURN = Turn(before="<|user|>", after="\n<|assistant|>")
 BOS = "<s>"
@@ -46,6 +46,7 @@ def facts(**changes: Any) -> DatasetMetadata:
         "theta_turn": TURN,
         "teacher_turn": TURN,
         "vocabulary": vocabulary(),
+        "quarantine": Quarantine({}, 0, 1),
         **changes,
     }
     return DatasetMetadata(**known)

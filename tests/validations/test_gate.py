@@ -15,7 +15,7 @@ import pytest
 from tests.validations.tables import changed, facts, made_row, made_rows, to_table, written
 from validations import gate as gate_module
 from validations.gate import Limits, Verdict, judge, judge_metrics
-from validations.measure.metadata import DatasetMetadata
+from validations.measure.metadata import DatasetMetadata, Quarantine
 from validations.suites import check_names, checks, probe_checks
 
 NUM_ROWS = 24
@@ -100,6 +100,20 @@ def guess(row: Row) -> None:
     put_token(3, mode="guessed", alpha=1.0, log_z=0.0, logprob_q=row["logprob_teacher"][3])(row)
 
 
+def know_better(row: Row) -> None:
+    """Let the teacher expect every mixed token by 8.9 nats more than theta, with consistent numbers."""
+    values = {"alpha": 0.5, "logprob_theta": -9.0, "logprob_teacher": -0.1, "log_z": -4.0, "logprob_q": -0.55}
+    for name, value in values.items():
+        row[name][1:] = [value] * (row["num_tokens"] - 1)
+
+
+def copy(row: Row) -> None:
+    """Let the completion be 16 words of the solution."""
+    words = " ".join(f"word{i}" for i in range(16))
+    row["example"]["solution"] = f"At first {words.upper()}, and so on"
+    spelt(words)(row)
+
+
 # Check → a change that fails it, the rows changed, and a part of the refusal.
 BREAKS: dict[str, tuple[Change, range, str]] = {
     "has_id": (put(id=""), range(1), "limit True, value False (row , sample 0) in 1 of 24 rows"),
@@ -167,6 +181,11 @@ WARNINGS: dict[str, tuple[Change, range, str]] = {
         lambda row: row.update({**made_row(5), "id": row["id"]}), range(3), "limit ≤ 0.05, value 0.125"
     ),
     "stray_rate": (spelt("这是一个完全不同的语言写成的答案"), range(2), "limit ≤ 0.05, value 0.0833333"),
+    "privilege_rate": (spelt("According to the HINT it is 7."), range(1), "value 0.0416667: completions speak of what"
+                       f" the teacher alone was shown (first: row {0:032x}, sample 0)"),
+    "copy_rate": (copy, range(2), f"value 0.0833333: completions copy the reference's words (first: row {0:032x}"),
+    "uncertainty_rate": (lambda row: None, range(0), "limit ≥ 0.01, value 0:"),
+    "gap_rate": (recounted(know_better), range(12), "limit ≤ 0.25, value 0."),
 }  # fmt: skip
 
 
@@ -182,6 +201,7 @@ def test_a_good_dataset_passes_with_its_figures(tmp_path: Path) -> None:
         f"mean_{name}": np.mean(np.concatenate([row[name] for row in rows]), dtype=np.float64)
         for name in ("alpha", "js", "overlap_mass", "entropy", "logprob_q", "logprob_teacher", "logprob_theta")
     }
+    gaps = [np.subtract(row["logprob_teacher"], row["logprob_theta"])[1:] for row in rows]  # the first is forced
     metrics = dict(verdict.metrics)
     assert metrics.pop("fallback_rate_at_position") is None  # no range of positions holds 100 tokens
     assert metrics == pytest.approx(
@@ -202,6 +222,12 @@ def test_a_good_dataset_passes_with_its_figures(tmp_path: Path) -> None:
             "garbled_rate": 0,
             "stray_rate": 0,
             "duplicate_rate": 0,
+            "privilege_rate": 0,
+            "copy_rate": 0,
+            "mean_copied_words": 0,
+            "uncertainty_rate": 0,
+            "gap_rate": np.mean(np.concatenate(gaps) > 5),
+            "quarantine_rate": 0,
             "num_graded": 24,
             "num_ungraded": 0,
             "correct_rate": 23 / 24,
@@ -238,7 +264,8 @@ def test_each_check_is_broken_alone(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", WARNINGS)
 def test_some_checks_only_warn(tmp_path: Path, name: str) -> None:
     change, indices, message = WARNINGS[name]
-    verdict = verdict_on(tmp_path, changed(made_rows(NUM_ROWS), change, *indices))
+    limits = Limits(uncertainty_rate_min=0.01 if name == "uncertainty_rate" else 0.0)
+    verdict = verdict_on(tmp_path, changed(made_rows(NUM_ROWS), change, *indices), limits)
     assert list(failed(verdict)) == [name]
     assert verdict.passed
     (warning,) = verdict.warnings
@@ -250,6 +277,35 @@ def test_severity_turns_a_warning_into_a_refusal_or_off(tmp_path: Path) -> None:
     assert len(verdict_on(tmp_path, rows, Limits(severity={"stray_rate": "refuse"})).refusals) == 1
     off = verdict_on(tmp_path, rows, Limits(severity={"stray_rate": "off"}))
     assert (off.passed, off.warnings) == (True, ())
+
+
+@pytest.mark.parametrize(
+    ("reasons", "num_planned", "num_samples", "rate"),
+    [
+        ({}, 24, 1, 0.0),
+        ({"null_field": 2}, 24, 1, 2 / 26),
+        ({"null_field": 2}, 12, 2, 2 / 14),  # each of two rows lacks its two completions
+        ({"prompt_too_long": 1, "null_field": 1}, 25, 1, 2 / 26),  # one row planned, not sampled; one not planned
+    ],
+)
+def test_too_many_rows_in_quarantine_are_refused_with_their_reasons(
+    tmp_path: Path, reasons: dict[str, int], num_planned: int, num_samples: int, rate: float
+) -> None:
+    rows = [made_row(i // num_samples, i % num_samples) for i in range(NUM_ROWS)]
+    verdict = verdict_on(tmp_path, rows, known=facts(quarantine=Quarantine(reasons, num_planned, num_samples)))
+    assert verdict.metrics["quarantine_rate"] == pytest.approx(rate)
+    assert list(failed(verdict)) == (["quarantine_rate"] if reasons else [])
+    if reasons:
+        assert f"limit ≤ 0.01, value {rate:.6g}" in verdict.refusals[0]
+        assert ", ".join(f"{reason} {num}" for reason, num in reasons.items()) in verdict.refusals[0]
+
+
+def test_ones_own_phrases_replace_the_known_ones(tmp_path: Path) -> None:
+    rows = changed(made_rows(NUM_ROWS), spelt("the crib says so"), 0)
+    changed(rows, spelt("the hint says so"), 1)
+    for phrases, num in ((None, 1), (["the crib says", "the hint"], 2)):
+        verdict = verdict_on(tmp_path, rows, Limits(privilege_phrases=phrases))  # type: ignore[arg-type]
+        assert verdict.metrics["privilege_rate"] == num / NUM_ROWS
 
 
 def test_fallback_at_one_position_warns(tmp_path: Path) -> None:
@@ -266,7 +322,7 @@ def test_fallback_at_one_position_warns(tmp_path: Path) -> None:
 
 def test_every_check_has_a_dataset_that_breaks_it() -> None:
     # A completion of no token breaks `empty_rate` too; it has a test of its own.
-    covered = {*BREAKS, *WARNINGS, "fallback_rate_at_position", "num_tokens"}
+    covered = {*BREAKS, *WARNINGS, "fallback_rate_at_position", "num_tokens", "quarantine_rate"}
     assert covered == set(check_names())
 
 
@@ -289,7 +345,7 @@ def test_what_is_not_known_is_not_judged(tmp_path: Path) -> None:
         "messages_agree",
         *("theta_not_empty", "teacher_not_empty", "theta_one_bos", "teacher_one_bos", "question_rate", "leak_rate"),
         *("reference_rate", "decodes", "ends_right", "correct_rate", "duplicate_rate", "stray_rate"),
-        "fallback_rate_at_position",
+        *("fallback_rate_at_position", "quarantine_rate", "privilege_rate", "copy_rate"),
     }
     assert verdict.aggregates.samples[0].pieces[0].startswith("⟨")
 

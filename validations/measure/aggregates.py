@@ -52,6 +52,16 @@ class WorstRow:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenGap:
+    """A token by how much more the teacher expects it than theta."""
+
+    piece: str  # its text; `⟨id⟩` without a tokenizer
+    num_tokens: int  # mixed ones with a positive log π_t − log π_θ
+    mean_gap: float  # nats
+    share: float  # of the sum over all tokens
+
+
+@dataclass(frozen=True, slots=True)
 class SampleRow:
     """One row in full, to be read token by token; long texts are cut."""
 
@@ -86,4 +96,5 @@ class Aggregates:
     by_position: ByPosition
     correctness: Correctness | None  # None: no final answer to compare with
     worst: list[WorstRow] = field(default_factory=list)
+    gaps: list[TokenGap] = field(default_factory=list)  # the tokens in which most of it is concentrated
     samples: list[SampleRow] = field(default_factory=list)

@@ -9,9 +9,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from validations.text.guidance import gram_hashes
 from validations.text.scripts import HAN, KANA, count_letters
 
-NGRAM, LOOP_TOKENS, LOOP_SHARE = 8, 32, 0.5
+NGRAM, LOOP_TOKENS, LOOP_SHARE, TAIL_TOKENS = 8, 32, 0.5, 64
 STRAY_LETTERS, STRAY_SHARE = 8, 0.05
 SLICE_TOKENS, SLICE_ROWS, SLICE_BYTES = 1 << 20, 1 << 14, 1 << 21  # some 100 MB of intermediate arrays at most
 
@@ -77,6 +78,8 @@ def loops(
 ) -> np.ndarray:  # [N] bool
     """Return whether a row of at least 32 tokens repeats itself: over half of its 8-grams occur earlier in it.
 
+    So do those of its last 64 tokens among themselves, where it falls into a loop at its end.
+
     The duplicate n-gram fraction of Gopher's filter (Rae et al. 2021, arXiv 2112.11446, table A1; datatrove's
     GopherRepetitionFilter), counted in tokens in place of characters of words. Gopher drops web pages above 13 % of
     8-grams. Solutions repeat their formulas, and a byte-level vocabulary repeats every word: of GSM8K's 7,473
@@ -85,8 +88,13 @@ def loops(
     are repeats.
     """
     found = np.zeros(len(starts) - 1, dtype=bool)
-    for begin, end in _slices(starts, SLICE_TOKENS):
-        found[begin:end] = _loops(token_ids[starts[begin] : starts[end]], starts[begin : end + 1] - starts[begin])
+    long = np.flatnonzero(np.diff(starts) > TAIL_TOKENS)
+    tails = (starts[1:][long, None] - np.arange(TAIL_TOKENS, 0, -1)).reshape(-1)
+    bounds = np.arange(len(long) + 1) * TAIL_TOKENS
+    for rows, ids, row_starts in ((np.arange(len(found)), token_ids, starts), (long, token_ids[tails], bounds)):
+        for begin, end in _slices(row_starts, SLICE_TOKENS):
+            first = row_starts[begin]
+            found[rows[begin:end]] |= _loops(ids[first : row_starts[end]], row_starts[begin : end + 1] - first)
     return found
 
 
@@ -145,12 +153,7 @@ def _loops(token_ids: np.ndarray, starts: np.ndarray) -> np.ndarray:
     num_grams = np.where(lengths >= LOOP_TOKENS, lengths - NGRAM + 1, 0)
     if not num_grams.any():
         return np.zeros(len(lengths), dtype=bool)
-    mixed = token_ids.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    mixed ^= mixed >> np.uint64(29)
-    hashes = np.zeros(len(token_ids) - NGRAM + 1, dtype=np.uint64)
-    for offset in range(NGRAM):
-        hashes *= np.uint64(0xD1342543DE82EF95)
-        hashes += mixed[offset : offset + len(hashes)]
+    hashes = gram_hashes(token_ids, NGRAM)
     row = np.repeat(np.arange(len(lengths)), num_grams)
     index = np.arange(len(row)) + (starts[:-1] - (np.cumsum(num_grams) - num_grams))[row]
     # At most 2^20 + 1 rows leave 43 bits of hash: two of 1,000 8-grams collide with a chance of 6e-8.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from sampling.results import FALLBACK, MIXED
-from validations.measure.aggregates import ByPosition, Correctness, Histogram
-from validations.measure.tokens import Tokens
+from validations.measure.aggregates import ByPosition, Correctness, Histogram, TokenGap
+from validations.measure.metadata import Vocabulary
+from validations.measure.tokens import Tokens, gaps
 
 SHARES = np.linspace(0.0, 1.0, 51)
 LOG10_KL_ERROR = np.linspace(-20.0, 0.0, 41)  # nats; an error of exactly 0 is counted in the first bin
@@ -14,6 +15,7 @@ LOG10_ESS_RATIO = np.linspace(-6.0, 6.0, 49)
 MAX_POSITION = 1 << 20
 NUM_LENGTHS = 40
 NUM_ALPHAS = 10
+NUM_GAPS, MAX_TOKEN_ID = 10, 1 << 21
 LEAST_TOKENS = 100  # a rate of fewer tokens at a position is noise
 
 
@@ -39,6 +41,7 @@ class TokenHistograms:
         self._ess = np.zeros(len(LOG10_ESS_RATIO) - 1, dtype=np.int64)
         self._sums = {name: np.zeros(len(STARTS)) for name in SUMS}
         self._lengths: dict[str, np.ndarray] = {}  # completions by their number of tokens
+        self._gaps = np.zeros((2, 0))  # by token id: the number of positive ones, their sum in nats
         self._graded = np.zeros((2, NUM_ALPHAS), dtype=np.int64)  # right ones, all
 
     def add(self, tokens: Tokens) -> None:
@@ -63,6 +66,13 @@ class TokenHistograms:
         ):
             self._sums[name] += np.bincount(bins, weights, minlength=len(STARTS))
 
+        gap = gaps(tokens)
+        known = (gap > 0) & (tokens.token_ids >= 0) & (tokens.token_ids < MAX_TOKEN_ID)
+        ids = tokens.token_ids[known]
+        size = max(self._gaps.shape[1], int(ids.max()) + 1 if len(ids) else 0)
+        counted = [np.bincount(ids, weights, size) for weights in (None, gap[known])]
+        self._gaps = np.pad(self._gaps, ((0, 0), (0, size - self._gaps.shape[1]))) + counted
+
     def add_lengths(self, reason: str, num_tokens: np.ndarray) -> None:  # [N] int64, ≥ 0
         """Add the lengths of completions with one finish reason; longer ones count as 2^20."""
         counts = np.bincount(np.minimum(num_tokens, MAX_POSITION))  # a length of 2^31 would take 16 GB
@@ -74,6 +84,21 @@ class TokenHistograms:
         """Add completions whose final answer was compared."""
         bins = np.clip(np.nan_to_num(mean_alpha) * NUM_ALPHAS, 0, NUM_ALPHAS - 1).astype(np.int64)
         self._graded += [np.bincount(bins[correct], minlength=NUM_ALPHAS), np.bincount(bins, minlength=NUM_ALPHAS)]
+
+    def gaps(self, vocabulary: Vocabulary | None) -> list[TokenGap]:
+        """Return the tokens that hold most of log π_t − log π_θ, the largest share first."""
+        counts, sums = self._gaps
+        largest = np.argsort(-sums, kind="stable")[:NUM_GAPS]
+        return [
+            TokenGap(
+                "".join(vocabulary.pieces([token])) if vocabulary else f"⟨{token}⟩",
+                int(counts[token]),
+                float(sums[token] / counts[token]),
+                float(sums[token] / sums.sum()),
+            )
+            for token in map(int, largest)
+            if sums[token] > 0
+        ]
 
     def max_fallback_rate(self) -> float | None:
         """Return the largest share of fallback tokens in a range of positions; None where none holds LEAST_TOKENS."""

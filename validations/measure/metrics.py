@@ -12,10 +12,14 @@ from sampling.results import FALLBACK, FORCED, MIXED
 from validations.measure.aggregates import Metrics
 from validations.measure.leaks import LeakCount
 from validations.measure.prompts import PromptMetrics
-from validations.measure.tokens import Tokens
+from validations.measure.tokens import GAP_NATS, Tokens, gaps
 
 ENDED = ("eos", "stop")
-FLAGS = {"empty": "empty_rate", "loops": "loop_rate", "garbled": "garbled_rate", "strays": "stray_rate"}
+FLAGS = {
+    "empty": "empty_rate", "loops": "loop_rate", "garbled": "garbled_rate", "strays": "stray_rate",
+    "privileged": "privilege_rate", "copies": "copy_rate",
+}  # fmt: skip
+SUMS = ("num_doubts", "copied_words")
 MEANS = (
     "alpha", "js", "overlap_mass", "entropy", "logprob_q", "logprob_teacher", "logprob_theta",
 )  # fmt: skip
@@ -44,6 +48,9 @@ class MetricSums:
         for name in FLAGS:
             if name in rows:
                 self._add(f"num_{name}", rows[name].sum())
+        for name in SUMS:
+            if name in rows:
+                self._add(name, rows[name].sum())
         if rows["max_kl_error"].notna().any():
             self._kl_error_max = max(self._kl_error_max, float(rows["max_kl_error"].max()))
 
@@ -52,6 +59,7 @@ class MetricSums:
         self._add("num_tokens", len(tokens))
         for name, mode in (("mixed", MIXED), ("forced", FORCED), ("fallback", FALLBACK)):
             self._add(f"num_{name}", float(np.count_nonzero(tokens.mode == mode)))
+        self._add("num_gaps", float(np.count_nonzero(gaps(tokens) > GAP_NATS)))
         for name in MEANS:
             self._add(f"mean_{name}", tokens.columns[name].sum(dtype=np.float64))
 
@@ -78,9 +86,10 @@ class MetricSums:
         self._note("length_rate", (rows["finish_reason"] == "length").to_numpy(), names)
 
     def first_rows(self) -> dict[str, str]:
-        """Return the first row behind each check of the whole dataset, by the check's name."""
+        """Return `first: row …`, the first row behind each check of the whole dataset, by the check's name."""
         leak = self._leaks.first_leak()
-        return self._first | ({"leak_rate": leak} if leak else {})
+        first = self._first | ({"leak_rate": leak} if leak else {})
+        return {check: f"first: {row}" for check, row in first.items()}
 
     def _note(self, check: str, found: np.ndarray, names: Sequence[str]) -> None:
         if check not in self._first and found.any():
@@ -111,6 +120,11 @@ class MetricSums:
             "loop_rate": _ratio(sums, "num_loops", "num_rows"),
             "garbled_rate": _ratio(sums, "num_garbled", "num_rows"),
             "stray_rate": _ratio(sums, "num_strays", "num_rows"),
+            "privilege_rate": _ratio(sums, "num_privileged", "num_rows"),
+            "copy_rate": _ratio(sums, "num_copies", "num_rows"),
+            "mean_copied_words": _ratio(sums, "copied_words", "num_rows"),
+            "uncertainty_rate": _ratio(sums, "num_doubts", "num_tokens"),
+            "gap_rate": _ratio(sums, "num_gaps", "num_mixed"),
             "duplicate_rate": _num_repeated(self._texts) / sums["num_rows"] if self._texts else None,
             "num_graded": int(sums.get("num_graded", 0)),
             "num_ungraded": int(sums.get("num_ungraded", 0)),

@@ -26,7 +26,10 @@ WORST = {
     "mean_js": "largest",
     "mean_overlap_mass": "smallest",
     "num_tokens": "largest",
+    "copied_words": "largest",
+    "gap_rate": "largest",
 }
+FROM_ONE = ("copied_words", "gap_rate")  # none of it is no fault
 # Columns of a row in a table of the worst, and in full; a row's lists take 20 objects a token.
 TEXTS = ("id", "sample_idx", "finish_reason", "num_tokens", "completion")
 PROMPTS = ("theta_prompt", "teacher_prompt", "example")
@@ -52,8 +55,10 @@ class SampleRowPicker:
                 why = f"row {wanted + 1} of {self.num_rows}"
                 self._samples.append(self._in_full(table, tokens, index, why, grades.get(index)))
         for metric, kind in WORST.items():
+            if metric not in rows:
+                continue
             badness = rows[metric].to_numpy(dtype="float64") * (1 if kind == "largest" else -1)
-            badness = np.where(np.isnan(badness), -np.inf, badness)
+            badness = np.where(np.isnan(badness) | ((metric in FROM_ONE) & (badness == 0)), -np.inf, badness)
             self._rank(metric, badness, table, rows)
             worst = int(badness.argmax())
             if metric in IN_FULL and badness[worst] > max(0.0, self._extremes.get(metric, (0.0, None))[0]):

@@ -20,14 +20,26 @@ from validations.measure.metrics import MetricSums
 from validations.measure.prompts import PromptMetrics, judge_prompts
 from validations.measure.reading import read_batches
 from validations.measure.sample_rows import SampleRowPicker
-from validations.measure.tokens import Tokens, flatten, judge_tokens, max_kl_error, metrics_match_tokens
+from validations.measure.tokens import (
+    Tokens,
+    flatten,
+    gap_rate,
+    judge_tokens,
+    max_kl_error,
+    metrics_match_tokens,
+)
+from validations.text.guidance import COPIED_WORDS, PHRASES, copied_words, count_doubts, privileged
 
 
 class DatasetScan:
     """One pass over a dataset, batch by batch, that keeps 16 bytes a row in memory."""
 
-    def __init__(self, parquet_files: Sequence[Path], metadata: DatasetMetadata) -> None:
+    def __init__(
+        self, parquet_files: Sequence[Path], metadata: DatasetMetadata, phrases: Sequence[str] | None = None
+    ) -> None:
+        """Take the privilege phrases, None for the known ones."""
         self._files, self._metadata = parquet_files, metadata
+        self._phrases = PHRASES if phrases is None else phrases
         num_rows = sum(pq.read_metadata(path).num_rows for path in parquet_files)
         self._grade_every = max(1, -(-num_rows // MAX_JUDGED))
         self._num_seen = 0
@@ -43,11 +55,16 @@ class DatasetScan:
     def metrics(self) -> Metrics:
         """Return the metrics of the whole dataset, after the pass."""
         metrics = self._sums.metrics(teacher_sees_reference=self._metadata.teacher_sees_reference)
-        return metrics | {"fallback_rate_at_position": self._histograms.max_fallback_rate()}
+        quarantine = self._metadata.quarantine
+        return metrics | {
+            "fallback_rate_at_position": self._histograms.max_fallback_rate(),
+            "quarantine_rate": quarantine.rate(self._num_seen) if quarantine else None,
+        }
 
     def first_rows(self) -> dict[str, str]:
         """Return the first row behind each check of the whole dataset, after the pass."""
-        return self._sums.first_rows()
+        quarantine = self._metadata.quarantine
+        return self._sums.first_rows() | ({"quarantine_rate": quarantine.counts()} if quarantine else {})
 
     def aggregates(self) -> Aggregates:
         """Return what a report is drawn from, after the pass."""
@@ -56,6 +73,7 @@ class DatasetScan:
             num_tokens=self._histograms.lengths(),
             by_position=self._histograms.by_position(),
             correctness=self._histograms.correctness(),
+            gaps=self._histograms.gaps(self._metadata.vocabulary),
             worst=self._picker.worst(),
             samples=self._picker.samples(),
         )
@@ -63,7 +81,7 @@ class DatasetScan:
     def _add(self, table: pa.Table, grader: Grader) -> pd.DataFrame:
         tokens = flatten(table)
         prompts = judge_prompts(table, self._metadata)
-        rows = measure_rows(table, tokens, prompts, self._metadata)
+        rows = measure_rows(table, tokens, prompts, self._metadata, self._phrases)
         grades = self._grade(table, grader)
         texts = None
         if "theta_prompt" in table.column_names:
@@ -99,7 +117,13 @@ class DatasetScan:
         return dict(zip(pairs, grader.grade(list(pairs.values())), strict=True))
 
 
-def measure_rows(table: pa.Table, tokens: Tokens, prompts: PromptMetrics, metadata: DatasetMetadata) -> pd.DataFrame:
+def measure_rows(
+    table: pa.Table,
+    tokens: Tokens,
+    prompts: PromptMetrics,
+    metadata: DatasetMetadata,
+    phrases: Sequence[str] = PHRASES,
+) -> pd.DataFrame:
     """Return one row of scalars for each row of the table: its identity, what suites judge, what is summed."""
     completion, finish_reason = _column(table, "completion"), _column(table, "finish_reason")
     largest = max_kl_error(tokens)
@@ -123,6 +147,8 @@ def measure_rows(table: pa.Table, tokens: Tokens, prompts: PromptMetrics, metada
         **judge_tokens(tokens),
         "empty": pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(completion)), 0).to_numpy(zero_copy_only=False),
         "loops": completions.loops(tokens.token_ids, tokens.starts),
+        "gap_rate": gap_rate(tokens),
+        "num_doubts": count_doubts(completion),
         "garbled": completions.is_garbled(_whole_characters(completion, finish_reason)),
     }
     if metadata.vocabulary:
@@ -133,7 +159,13 @@ def measure_rows(table: pa.Table, tokens: Tokens, prompts: PromptMetrics, metada
         decoded = completions.decodes(*lists, completion, *ending, metadata.vocabulary.decode)
         rows["decodes"] = decoded | ~tokens.aligned
     if "theta_prompt" in table.column_names:
-        rows["strays"] = completions.strays(completion, _column(table, "theta_prompt"))
+        theta_prompt = _column(table, "theta_prompt")
+        rows["strays"] = completions.strays(completion, theta_prompt)
+        rows["privileged"] = privileged(completion, theta_prompt, phrases)
+    if "example" in table.column_names:
+        reference = pc.coalesce(_field(table, "solution"), _field(table, "answer"), pa.scalar("", pa.large_string()))
+        copied = copied_words(completion, reference, pc.fill_null(_field(table, "question"), ""))
+        rows |= {"copied_words": copied, "copies": copied >= COPIED_WORDS}
     if prompts.messages is not None:
         rows["messages_agree"] = prompts.messages
     for name in ("theta_not_empty", "teacher_not_empty", "theta_one_bos", "teacher_one_bos"):
@@ -147,7 +179,17 @@ def _whole_characters(completion: pa.Array, finish_reason: pa.Array) -> pa.Array
     return pc.if_else(pc.equal(finish_reason, "length"), pc.utf8_rtrim(completion, "\ufffd"), completion)
 
 
+def _field(table: pa.Table, name: str) -> pa.Array:
+    """Return a text of each row's example, null where it has none."""
+    examples = table["example"].combine_chunks()
+    if isinstance(examples, pa.ChunkedArray):
+        examples = pa.concat_arrays(examples.chunks)
+    if examples.type.get_field_index(name) < 0:
+        return pa.nulls(len(table), pa.large_string())
+    return pc.cast(pc.struct_field(examples, name), pa.large_string())
+
+
 def _column(table: pa.Table, name: str) -> pa.Array:
-    """Return a column of texts, null as the empty one."""
-    column = pc.fill_null(table[name], "")
+    """Return a column of texts as 64-bit strings, null as the empty one."""
+    column = pc.fill_null(pc.cast(table[name], pa.large_string()), "")
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column

@@ -15,6 +15,7 @@ LN_2 = float(np.log(2.0))
 # The lists are float32: a sum of a few of them has an error of a few times 6e-8 of the largest.
 ABSOLUTE, RELATIVE = 1e-4, 1e-5
 SLACK = 1e-6
+GAP_NATS = 5.0  # log π_t − log π_θ of a token that the teacher expects 150 times as much: it knows something
 FINITE = ("alpha", "js", "overlap_mass", "entropy", "ess_ratio", "log_z", "logprob_q")
 TRUE_INFINITIES = ("kl_theta", "kl_teacher", "kl_error", "logprob_theta", "logprob_teacher")
 FLOATS = tuple(name for name, kind in TOKEN_COLUMNS.items() if kind == pa.float32())
@@ -93,6 +94,19 @@ def max_kl_error(tokens: Tokens) -> np.ndarray:
     with np.errstate(invalid="ignore"):  # NaN stays NaN
         np.maximum.at(largest, tokens.row[mixed], tokens.columns["kl_error"][mixed].astype(np.float64))
     return np.where(np.isneginf(largest), np.nan, largest)
+
+
+def gaps(tokens: Tokens) -> np.ndarray:
+    """Return log π_t − log π_θ of each token [T] float64, nats; 0 where it is not mixed, or one is infinite."""
+    teacher, theta = (tokens.columns[f"logprob_{side}"].astype(np.float64) for side in ("teacher", "theta"))
+    with np.errstate(invalid="ignore"):
+        gap = teacher - theta
+    return np.where((tokens.mode == MIXED) & np.isfinite(gap), gap, 0.0)
+
+
+def gap_rate(tokens: Tokens) -> np.ndarray:
+    """Return the share of each row's mixed tokens [N] float64 with a gap above GAP_NATS, NaN where it has none."""
+    return tokens.mean_of((gaps(tokens) > GAP_NATS).astype(np.float64), tokens.mode == MIXED)
 
 
 def metrics_match_tokens(table: pa.Table, tokens: Tokens, largest: np.ndarray) -> np.ndarray:

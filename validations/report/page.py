@@ -50,6 +50,7 @@ def render_report(
             [f"{row.id} · {row.sample_idx}", row.metric, row.value, row.num_tokens, row.finish_reason, row.excerpt]
             for row in verdict.aggregates.worst[:MAX_ROWS]
         ],
+        gaps=[[gap.piece, gap.num_tokens, gap.mean_gap, gap.share] for gap in verdict.aggregates.gaps[:MAX_ROWS]],
         reasons=provenance.reasons(),
         quarantined=[_quarantined(row) for row in quarantined[:MAX_ROWS]],
         quarantined_count=f"{min(len(quarantined), MAX_ROWS):,} of {max(len(quarantined), num_left_out):,} shown",

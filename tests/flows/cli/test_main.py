@@ -207,6 +207,14 @@ def test_the_dry_run_shows_three_rows_by_default(run: Run, config: Path) -> None
     assert out.count("\nrow ") == 3
 
 
+def test_the_dry_run_says_that_leaks_are_not_judged(run: Run, config: Path, source: Path) -> None:
+    source.write_text('{"text": "What is 2 + 2?"}\n')
+    plain = [f"prompts.{side}.template=Q: {{{{ question }}}}" for side in ("theta", "teacher")]
+    code, out, _ = run("produce", config, "--dry-run", *(arg for text in plain for arg in ("--set", text)))
+    assert code == 0
+    assert "\nleaks not judged: no reference" in out
+
+
 def test_the_dry_run_refuses_a_pair_that_cannot_fit(run: Run, config: Path) -> None:
     """The prompts are printed before the error."""
     code, out, err = run("produce", config, "--dry-run", "--set", "models.theta.kv_cache_memory_bytes=1000000000000000")

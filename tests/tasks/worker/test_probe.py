@@ -164,7 +164,7 @@ def test_completions_of_forced_tokens_alone_have_no_fallback_rate(tmp_path: Path
     Probe(folder, LIMITS)(0, Progress(4, 0))
 
 
-def test_prompts_are_judged_before_anything_is_sampled(tmp_path: Path) -> None:
+def test_prompts_are_judged_before_anything_is_sampled(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A reference in theta's prompt, then a question that is in neither: refused with the first row's name."""
     config = make_config(tmp_path)
     folder, plan = make_run(config, [make_row(i) for i in range(10)])
@@ -177,7 +177,24 @@ def test_prompts_are_judged_before_anything_is_sampled(tmp_path: Path) -> None:
         check_prompts(other, plan, config.validation)
     check_prompts(other, plan, Limits(severity={"leak_rate": "warn"}))
     check_prompts(other, plan, Limits(leak_rate_max=1.0))
+    assert not caplog.records
+    unknown = [
+        replace(make_row(i), example=replace(make_row(i).example, answer=None, final_answer=None)) for i in range(3)
+    ]
+    other, plan = make_run(make_config(tmp_path / "d"), unknown)
+    check_prompts(other, plan, config.validation)
+    assert "leaks not judged: no reference" in caplog.text
     blind = [replace(make_row(i), theta_prompt="Say something.") for i in range(10)]
     other, plan = make_run(make_config(tmp_path / "c"), blind)
     with pytest.raises(RefusedError, match=r"question_rate\): limit ≥ 1, value 0"):
         check_prompts(other, plan, config.validation)
+
+
+def test_too_many_quarantined_rows_are_refused_before_anything_is_sampled(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    folder, plan = make_run(config, [make_row(i) for i in range(10)])
+    check_prompts(folder, replace(plan, quarantine={"null_field": 1}), Limits(quarantine_rate_max=0.1))
+    with pytest.raises(
+        RefusedError, match=r"quarantine_rate\): limit ≤ 0.01, value 0.0909.*\(null_field 1\); nothing was"
+    ):
+        check_prompts(folder, replace(plan, quarantine={"null_field": 1}), Limits())

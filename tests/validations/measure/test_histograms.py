@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sampling.results import FALLBACK, MIXED
-from validations.measure.histograms import LOG10_ESS_RATIO, LOG10_KL_ERROR, SHARES, STARTS, TokenHistograms
+from validations.measure.histograms import LOG10_ESS_RATIO, LOG10_KL_ERROR, NUM_GAPS, SHARES, STARTS, TokenHistograms
 from validations.measure.tokens import Tokens
 
 
@@ -20,6 +20,7 @@ def random_tokens(seed: int = 0, lengths: Sequence[int] = (400, 1, 0, 35, 3000, 
     columns = {
         "alpha": rng.random(num), "kl_error": 10 ** rng.uniform(-25, 3, num), "js": rng.random(num) * 0.69,
         "overlap_mass": rng.random(num), "ess_ratio": 10 ** rng.uniform(-9, 9, num),
+        "logprob_theta": -9 * rng.random(num), "logprob_teacher": -5 * rng.random(num),
     }  # fmt: skip
     columns["kl_error"][::50], columns["kl_error"][1::50], columns["overlap_mass"][::31] = 0.0, np.inf, 1.0
     mode = rng.integers(0, 3, num).astype(np.int8)
@@ -53,6 +54,19 @@ def test_histograms_are_numpys() -> None:
         assert histograms[name].counts == counts.tolist(), name
         assert histograms[name].edges == edges.tolist()
         assert sum(histograms[name].counts) == len(values)
+
+
+def test_tokens_that_the_teacher_expects_more() -> None:
+    tokens = random_tokens()
+    gap = np.maximum(tokens.columns["logprob_teacher"].astype(float) - tokens.columns["logprob_theta"], 0)
+    gap[tokens.mode != MIXED] = 0
+    by_id = {token: gap[tokens.token_ids == token] for token in range(256)}
+    expected = sorted(by_id, key=lambda token: -by_id[token].sum())[:NUM_GAPS]
+    found = histograms_of(tokens).gaps(None)
+    assert [each.piece for each in found] == [f"⟨{token}⟩" for token in expected]
+    assert [each.num_tokens for each in found] == [np.count_nonzero(by_id[token]) for token in expected]
+    assert found[0].share == pytest.approx(by_id[expected[0]].sum() / gap.sum())
+    assert found[0].mean_gap == pytest.approx(by_id[expected[0]][by_id[expected[0]] > 0].mean())
 
 
 def test_means_by_position_are_those_of_a_plain_loop() -> None:
