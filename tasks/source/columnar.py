@@ -203,8 +203,10 @@ def _batches(file: BinaryIO, is_parquet: bool, first: int, batch_rows: int) -> I
 
 
 def _plain_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Return a batch whose columns have plain types, UUIDs as text."""
+    """Return a batch whose columns have plain types, UUIDs as text. Raises SourceError if two have one name."""
     columns = []
+    if len(set(batch.schema.names)) < len(batch.schema.names):
+        raise SourceError(f"the file names a column twice: {', '.join(batch.schema.names):.300}; rename one")
     for field, column in zip(batch.schema, batch.columns, strict=True):
         if isinstance(field.type, pa.UuidType):
             values = column.cast(field.type.storage_type).to_pylist()

@@ -8,7 +8,15 @@ from dataclasses import replace
 from typing import Any
 
 from tasks.source.conversations import ROLES, read_turns
-from tasks.source.example import BadRowError, Example, is_filled, is_placeholder, reference_field, text_field
+from tasks.source.example import (
+    BadRowError,
+    Example,
+    inner_field,
+    is_filled,
+    is_placeholder,
+    reference_field,
+    text_field,
+)
 from validations.measure.answers import reference_answer
 
 Row = Mapping[str, Any]
@@ -55,6 +63,8 @@ def tools(example: Example, row: Row, column: str) -> Example:
             found = json.loads(found)
         except (ValueError, RecursionError) as error:
             raise BadRowError("wrong_type", f"{column!r} is no JSON: {error}"[:300]) from error
+    if found is None:  # JSON's null
+        return example
     if not isinstance(found, list) or not all(isinstance(tool, dict) for tool in found):
         raise BadRowError("wrong_type", f"{column!r} is no list of JSON schemas{DROP}")
     return replace(example, tools=tuple(found))
@@ -75,6 +85,15 @@ def spoken(example: Example, row: Row, column: str) -> Example:
     """Refuse a passage that no turn holds: where in a conversation it belongs, nobody knows."""
     if context(example, row, column).question != example.question:
         raise BadRowError("unused_column", f"{column!r} holds a passage that no turn holds{DROP}")
+    return example
+
+
+def choices(example: Example, row: Row, column: str) -> Example:
+    """Refuse choices that the question does not hold, nor a turn before it."""
+    found = inner_field(row, f"{column}.text") or row[column]
+    told = "\n".join([*(turn["content"] for turn in example.history), example.question])
+    if not isinstance(found, list) or not all(isinstance(text, str) and text in told for text in found):
+        raise BadRowError("unused_column", f"{column!r} holds choices that the question does not{DROP}")
     return example
 
 
@@ -122,13 +141,19 @@ ANY = {
     **_named(history, "history"),
     **_named(system, "system", "system_prompt", "system_message"),
     **_named(tools, "tools", "functions"),
-    **_named(refused, "image", "images", "video", "videos", "audio", "audios", "tool_calls"),
+    **_named(refused, "image", "images", "image_url", "image_path", "video", "videos", "audio", "audios", "tool_calls"),
 }
-_PASSAGES = ("context", "passage", "paragraph", "document", "article")
-MERGED = frozenset(_PASSAGES) | {"choices", "options"}  # they stand in the question
-ASKED = {**_named(context, *_PASSAGES), **_named(refused, "choices", "options"), **ANY}
-SPOKEN = {**_named(spoken, *_PASSAGES), **_named(reference, "ground_truth", "answer", "solution"), **ANY}
+_PASSAGES = ("context", "contexts", "passage", "passages", "paragraph", "document", "documents", "article")
+_CHOICES = ("choices", "options")
+MERGED = frozenset((*_PASSAGES, *_CHOICES))  # they stand in the question
+CHOSEN = {**_named(context, *_PASSAGES), **ANY}
+ASKED = {**CHOSEN, **_named(choices, *_CHOICES)}
+SPOKEN = {
+    **_named(spoken, *_PASSAGES),
+    **_named(choices, *_CHOICES),
+    **_named(reference, "ground_truth", "answer", "solution"),
+    **ANY,
+}
 OPEN = {**_named(reference, "ground_truth", "answer", "solution"), **ASKED}
 JUDGED = {**_named(verdict, "label"), **ASKED}
 FLAT = {**_named(role, "role"), **_named(parent, "parent_id"), **ANY}
-CHOSEN = {column: use for column, use in ASKED.items() if use is not refused or column not in ("choices", "options")}

@@ -54,7 +54,9 @@ def text_field(row: Mapping[str, Any], column: str) -> str:
     """Return a field that must hold text. Raises BadRowError."""
     value = present_field(row, column)
     if not isinstance(value, str):
-        raise BadRowError("wrong_type", f"{column!r} is a {type(value).__name__}, where text is needed")
+        paths = [f"{column}.{key}" for key in value] if isinstance(value, Mapping) else []
+        inside = f"; name one inside it: {listed(paths)}" if paths else ""
+        raise BadRowError("wrong_type", f"{column!r} is a {type(value).__name__}, where text is needed{inside}")
     if not value.strip():
         raise BadRowError("empty_field", f"{column!r} is empty")
     return value

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sampling.errors import SourceError
+from sampling.errors import SourceError, TemplateError
 from tasks.config import PromptsConfig, SourceConfig
 from tasks.source.example import BadRowError, Example
 from tasks.source.formats import KNOWN_ADAPTERS
@@ -83,6 +83,7 @@ def test_two_system_messages_must_be_the_same() -> None:
         ("text", {"role": "assistant"}, "no_user_turn"),
         ("text", {"role": "prompter", "parent_id": "m1"}, "no_user_turn"),
         ("gsm8k", {"choices": ["x"]}, "unused_column"),
+        ("messages", {"options": ["u", "x"]}, "unused_column"),
     ],
 )
 def test_rows_that_are_refused(name: str, companions: dict[str, Any], reason: str) -> None:
@@ -144,6 +145,18 @@ def test_a_plain_template_that_ignores_earlier_turns_is_told(tmp_path: Path) -> 
         f"not used: the rows' {field}, which prompts.{model}.template does not name"
         for model in ("theta", "teacher") for field in ("history", "tools")
     )  # fmt: skip
+
+
+def test_choices_that_the_question_holds_are_used() -> None:
+    row = {"problem": "x (A) y (B) z", "answer": "A", "choices": {"text": ["y", "z"], "label": ["A", "B"]}}
+    assert ADAPTERS["math"].example(row).question == row["problem"]
+
+
+def test_an_answer_beside_a_conversation_is_hidden_from_theta(tmp_path: Path) -> None:
+    row = {"messages": TURNS[:1], "ground_truth": "7"}
+    own = {"theta": {"template": "{{ question }}\nThe answer is {{ ground_truth }}."}}
+    with pytest.raises(TemplateError, match="names 'ground_truth', which holds the reference"):
+        prepare(tmp_path / "a.jsonl", row, prompts=own)
 
 
 def test_a_template_that_names_the_passage_gets_the_question_alone(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from tasks.source.example import (
         ({"text": ""}, "empty_field", "'text' is empty"),
         ({"text": " \n"}, "empty_field", "'text' is empty"),
         ({"text": ["x"]}, "wrong_type", "'text' is a list, where text is needed"),
+        ({"text": {"a": 1}}, "wrong_type", "'text' is a dict, where text is needed; name one inside it: text.a"),
         ({"text": True}, "wrong_type", "'text' is a bool, where text is needed"),
     ],
 )

@@ -207,6 +207,13 @@ def test_an_element_that_nests_too_deep_costs_its_row_alone(tmp_path: Path) -> N
     assert fields_of([rows[0], rows[2]]) == [{"n": 1}, {"n": 2}]
 
 
+def test_two_columns_of_one_name_are_an_error(tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(SourceError, match="names a column twice: text, text; rename one"):
+        list(read_rows(tmp_path / "a.parquet", BOUNDS))
+
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
