@@ -19,6 +19,7 @@ from typing import TextIO
 from sampling.bounds import Bounds
 from sampling.errors import SourceError
 from tasks.source.columnar import read_columnar
+from tasks.source.example import listed
 from tasks.source.json_text import SMALL_CHARS, JsonText, Oversize, parse
 from tasks.source.opening import BROKEN, OPENERS, lines, open_file
 from tasks.source.source_row import QuarantinedRow, Rows, SourceRow, not_utf8, one_line, to_row
@@ -201,8 +202,7 @@ def _csv(path: Path, bounds: Bounds) -> Rows:
             if header is None:
                 header = [name or f"column_{i}" for i, name in enumerate(values)]
                 if len(set(header)) < len(header):
-                    names = ", ".join(header)
-                    raise SourceError(f"{path}: the header names a column twice: {names:.300}; rename one")
+                    raise SourceError(f"{path}: the header names a column twice: {listed(header):.300}; rename one")
                 continue
             location = f"{path}:{records.first}"
             if len(values) == len(header):

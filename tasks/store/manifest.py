@@ -51,7 +51,7 @@ def listed_files(manifest: Mapping[str, Any], origin: str) -> list[ListedFile]:
     Raises OutputError, naming `origin`, for an entry that is none, or whose name would leave the dataset's folder.
     """
     files = []
-    for entry in (*manifest.get("files", ()), *manifest.get("documents", ())):
+    for entry in (*_entries(manifest, "files", origin), *_entries(manifest, "documents", origin)):
         values = entry if isinstance(entry, dict) else {}
         path, num_bytes, sha256 = values.get("path"), values.get("num_bytes"), values.get("sha256")
         if not (isinstance(path, str) and isinstance(num_bytes, int) and _is_digest(sha256)):
@@ -61,6 +61,13 @@ def listed_files(manifest: Mapping[str, Any], origin: str) -> list[ListedFile]:
             )
         files.append(ListedFile(check_name(path, origin), num_bytes, sha256))
     return files
+
+
+def _entries(manifest: Mapping[str, Any], key: str, origin: str) -> list[Any]:
+    entries = manifest.get(key, [])
+    if not isinstance(entries, list):
+        raise OutputError(f"{origin}: {key} is a {type(entries).__name__}, where a list of files is needed")
+    return entries
 
 
 def _is_digest(value: object) -> TypeGuard[str]:

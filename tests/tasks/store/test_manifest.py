@@ -37,7 +37,13 @@ def test_an_objects_name_holds_the_digest(tmp_path: Path) -> None:
         *("data", None, []),
     ],
 )
-def test_an_entry_that_is_none(entry: Any) -> None:
+def test_an_entry_that_is_no_file(entry: Any) -> None:
     with pytest.raises(OutputError, match=r"^s3://b/manifest\.json (lists|holds the name)") as caught:
         listed_files({"files": [GOOD, entry]}, "s3://b/manifest.json")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("files", [None, {}, "data", 3])
+def test_no_list_of_files(files: Any) -> None:
+    with pytest.raises(OutputError, match="^m: documents is a .*, where a list of files is needed"):
+        listed_files({"files": [GOOD], "documents": files}, "m")
