@@ -1,7 +1,7 @@
 """Fuzzing of what reads strangers' bytes: readers, adapters, manifests, metadata, replies, configurations.
 
-Seeds are mutated for DUAL_SAMPLING_FUZZ_S seconds in all (600; `.ci/run`: 60). Whatever comes out is rows, or an error of the
-project's own in one line; an input takes under 10 s. A failure names its generator's seed: the same one fails again.
+Seeds are mutated for DUAL_SAMPLING_FUZZ_S seconds in all (600; `.ci/run`: 60). Whatever comes out is rows, or an error
+of the project's own in one line; an input takes under 10 s. A failure names its generator's seed: it fails again.
 """
 
 from __future__ import annotations

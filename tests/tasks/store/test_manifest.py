@@ -45,5 +45,5 @@ def test_an_entry_that_is_no_file(entry: Any) -> None:
 
 @pytest.mark.parametrize("files", [None, {}, "data", 3])
 def test_no_list_of_files(files: Any) -> None:
-    with pytest.raises(OutputError, match="^m: documents is a .*, where a list of files is needed"):
+    with pytest.raises(OutputError, match=r"^m: documents is a .*, where a list of files is needed"):
         listed_files({"files": [GOOD], "documents": files}, "m")
