@@ -15,7 +15,7 @@ from flows.orchestration.secrets import storage_options
 from sampling.errors import RefusedError
 from sampling.models.memory import check_max_tokens, context_length
 from sampling.models.vocabulary import check_stop_ids, check_vocabularies, load_tokenizer
-from sampling.permissions import check_output
+from sampling.permissions import check_output, check_server
 from tasks.config import PipelineConfig
 from tasks.publish.dataset import open_dataset
 from tasks.publish.judge import judge_again
@@ -79,6 +79,8 @@ def open_run(config: PipelineConfig) -> OpenedRun:
     """
     limit_deployment()
     check_output(config.publish.root, "publish.root")
+    for url in (*config.models.theta.urls, *config.models.teacher.urls):
+        check_server(url)
     theta = load_tokenizer(config.models.theta)
     teacher = load_tokenizer(config.models.teacher)
     check_stop_ids(config.sampling.stop_token_ids, check_vocabularies(theta, teacher))

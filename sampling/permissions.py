@@ -1,4 +1,4 @@
-"""Permissions of a configuration in this process: to run code that it names, to write outside of a folder.
+"""Permissions of a configuration in this process: to run code, to write to places, to ask servers that it names.
 
 Whoever may run a deployment chooses its configuration; the environment of the worker decides what that may do.
 """
@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from sampling.errors import ForbiddenError
 
 CODE = "DUAL_SAMPLING_ALLOW_CODE"  # 0 or 1; flows/orchestration/environment.py sets the default of a deployment's runs
 OUTPUT = "DUAL_SAMPLING_OUTPUT_ROOT"  # a folder, or s3://bucket/prefix
+SERVERS = "DUAL_SAMPLING_MODEL_SERVERS"  # http(s)://host:port, separated by commas
 
 
 def check_code(what: str) -> None:
@@ -38,6 +40,25 @@ def check_output(address: str | Path, key: str) -> None:
             f"{key} {str(address)!r} lies outside of {root!r}, which {OUTPUT} in the environment of this process allows"
             " alone: choose a place below it, or change the variable where the worker is started"
         )
+
+
+def check_server(url: str) -> None:
+    """Call it before a model's server is asked, which is sent its key. Raises ForbiddenError unless SERVERS names it.
+
+    Host and port must be the same; where SERVERS is unset, any server may be asked.
+    """
+    allowed = [server for server in os.environ.get(SERVERS, "").split(",") if server.strip()]
+    if allowed and _origin(url) not in map(_origin, allowed):
+        raise ForbiddenError(
+            f"the server {url!r} of a model is none of those that {SERVERS} in the environment of this process allows"
+            f" ({', '.join(server.strip() for server in allowed)}): name one of these, or change the variable where the"
+            " worker is started"
+        )
+
+
+def _origin(url: str) -> tuple[str, str]:
+    parts = urlsplit(url.strip())
+    return parts.scheme.lower(), parts.netloc.lower()
 
 
 def _lies_below(address: str, root: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sampling.bounds import CONFIG_BYTES, CONFIG_NODES, Bounds
-from sampling.permissions import CODE, OUTPUT
+from sampling.permissions import CODE, OUTPUT, SERVERS
 
 TEXT = (Path(__file__).parents[1] / "SECURITY.md").read_text(encoding="utf-8")
 
@@ -23,5 +23,5 @@ def test_it_shows_the_bounds_that_hold() -> None:
 
 
 def test_it_names_the_variables_that_decide() -> None:
-    assert f"| `{CODE}` |" in TEXT
-    assert f"| `{OUTPUT}` |" in TEXT
+    for name in (CODE, OUTPUT, SERVERS):
+        assert f"| `{name}` |" in TEXT

@@ -9,6 +9,7 @@ from sampling.config import ModelConfig
 from sampling.errors import VocabularyMismatchError
 from sampling.models.folder import eos_ids
 from sampling.models.vocabulary import check_vocabularies, load_tokenizer
+from sampling.permissions import check_server
 from sampling.served.client import ModelClient
 from sampling.served.config import HttpConfig, api_key
 from sampling.served.engine import HttpEngine
@@ -23,8 +24,10 @@ def connect(
 ) -> tuple[HttpEngine, tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase], frozenset[int]]:
     """Return the engine, theta's and the teacher's tokenizer, every id that ends a completion.
 
-    Raises ServerError, ServerRefusedError, ModelError, VocabularyMismatchError.
+    Raises ForbiddenError, ServerError, ServerRefusedError, ModelError, VocabularyMismatchError.
     """
+    for url in (*theta.urls, *teacher.urls):
+        check_server(url)
     clients = [
         ModelClient(
             name,

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from sampling.errors import ForbiddenError
-from sampling.permissions import CODE, OUTPUT, check_code, check_output
+from sampling.config import ModelConfig
+from sampling.errors import ForbiddenError, ServerError
+from sampling.permissions import CODE, OUTPUT, SERVERS, check_code, check_output
+from sampling.served.config import HttpConfig
+from sampling.served.connect import connect
 
 
 @pytest.mark.parametrize(("value", "allowed"), [(None, True), ("1", True), (" 1 ", True), ("0", False)])
@@ -82,3 +85,26 @@ def test_output_lies_below_the_root(
         ForbiddenError, match=r"^publish.root '.*' lies outside of '.*', which DUAL_SAMPLING_OUTPUT_ROOT"
     ):
         check_output(address, "publish.root")
+
+
+@pytest.mark.parametrize(
+    ("servers", "url", "allowed"),
+    [
+        ("", "http://127.0.0.1:9", True),
+        (" http://127.0.0.1:9/v1 , https://b:1", "HTTP://127.0.0.1:9", True),
+        ("http://127.0.0.1:90", "http://127.0.0.1:9", False),
+        ("https://127.0.0.1:9", "http://127.0.0.1:9", False),  # the key would be read on its way
+        ("http://127.0.0.1:9", "http://127.0.0.1:9.evil.invalid", False),
+        ("http://127.0.0.1:9", "http://evil.invalid/http://127.0.0.1:9", False),
+    ],
+)
+def test_a_server_that_the_environment_does_not_name_is_not_asked(
+    servers: str, url: str, allowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SERVERS, servers)
+    model = ModelConfig(model="a", url=url)
+    with pytest.raises((ForbiddenError, ServerError)) as caught:  # no such server answers
+        connect(model, model, HttpConfig(retries=0, request_timeout_s=0.5))
+    assert (caught.type is ServerError) == allowed
+    if not allowed:
+        assert str(caught.value).startswith(f"the server {url!r} of a model is none of those that {SERVERS} ")
