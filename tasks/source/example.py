@@ -37,11 +37,16 @@ class Example:
 
 
 def template_fields(row: Mapping[str, Any], example: Example) -> dict[str, Any]:
-    """Return a template's variables: the source's columns, overridden by the example's fields that are not None."""
+    """Return a template's variables: the source's columns, overridden by the example's fields that are not None.
+
+    A column of that name that only says that there is none (`N/A`) is None.
+    """
     fields = {identifier(column): value for column, value in row.items()}
     for name in ("question", "answer", "solution", "final_answer"):
         if (value := getattr(example, name)) is not None:
             fields[name] = value
+        elif isinstance(fields.get(name), str) and is_placeholder(fields[name]):
+            fields[name] = None
     return fields | {"history": list(example.history)}
 
 

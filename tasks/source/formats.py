@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_HINT = "{{ question }}\nHint: REFERENCE"  # the prompt that the demo's teacher was trained on
+_HINT = "\nHint: REFERENCE"  # behind the question: the prompt that the demo's teacher was trained on
 _GUIDANCE = (
-    "{{ question }}\n\nFor your guidance, here is a reference answer:\n\nREFERENCE\n\n"
+    "\n\nFor your guidance, here is a reference answer:\n\nREFERENCE\n\n"
     "Answer in full and in your own words; do not mention the reference."
 )
 _EARLIER_TURNS = (
@@ -49,7 +49,7 @@ class Adapter:
     reference_columns: frozenset[str] = frozenset()
     used: frozenset[str] | None = None  # the columns that an example is made of; None: not known
     reference: str = "{{ answer }}"  # its expression in the teacher's default template
-    guidance: str = _HINT  # the teacher's default chat template
+    guidance: str = _HINT  # what the teacher's default chat template adds to the question
     is_conversational: bool = False
 
     @property
@@ -64,24 +64,24 @@ class Adapter:
         teacher_tokenizer: PreTrainedTokenizerBase,
         *,
         has_reference: bool,
+        lacks_reference: bool = False,
         has_history: bool = False,
     ) -> PromptsConfig:
-        """Return the prompts to use if the configuration sets none.
+        """Return the prompts to use if the configuration sets none: some rows have, or lack, a reference, or a history.
 
         A model without a chat template gets a plain prompt; without a reference, both models get the same prompt.
         """
-        return PromptsConfig(
-            theta=self._default_prompt(theta_tokenizer, False, has_history),
-            teacher=self._default_prompt(teacher_tokenizer, has_reference, has_history),
-        )
-
-    def _default_prompt(self, tokenizer: PreTrainedTokenizerBase, guided: bool, has_history: bool) -> PromptConfig:
-        if tokenizer.chat_template:
-            template = self.guidance.replace("REFERENCE", self.reference) if guided else "{{ question }}"
-            return PromptConfig(style="chat", template=template)
         earlier = _EARLIER_TURNS if self.is_conversational or has_history else ""
-        hint = f"\nHint: {self.reference}" if guided else ""
-        return PromptConfig(style="plain", template=f"{earlier}Q: {{{{ question }}}}{hint}\nA:")
+        around = "{% if answer is defined %}GUIDANCE{% endif %}" if lacks_reference else "GUIDANCE"
+
+        def prompt(tokenizer: PreTrainedTokenizerBase, guided: bool) -> PromptConfig:
+            guidance = self.guidance if tokenizer.chat_template else _HINT
+            guidance = around.replace("GUIDANCE", guidance.replace("REFERENCE", self.reference)) if guided else ""
+            if tokenizer.chat_template:
+                return PromptConfig(style="chat", template=f"{{{{ question }}}}{guidance}")
+            return PromptConfig(style="plain", template=f"{earlier}Q: {{{{ question }}}}{guidance}\nA:")
+
+        return PromptsConfig(theta=prompt(theta_tokenizer, False), teacher=prompt(teacher_tokenizer, has_reference))
 
 
 def _present(row: Row, *columns: str) -> str:

@@ -156,6 +156,11 @@ class _RecordLines:
         self.first = self.number + 1
         self._num_chars = self._num_fields = 0
 
+    @property
+    def place(self) -> str:
+        """The lines of the record, in words."""
+        return f"line {self.first}" if self.first == self.number else f"lines {self.first} to {self.number}"
+
     def __iter__(self) -> Iterator[str]:
         while line := self._file.readline(self._bounds.line_bytes + 1):
             self.number += 1
@@ -191,7 +196,7 @@ def _csv(path: Path, bounds: Bounds) -> Rows:
                 values = next(reader, None)
             except csv.Error as error:
                 raise SourceError(
-                    f"{path}, lines {records.first} to {records.number}: the quotes are not those of CSV: {error}; a "
+                    f"{path}, {records.place}: the quotes are not those of CSV: {error}; a "
                     'quote inside a quoted field is written twice (""), not \\", and each one is closed; write the '
                     "file anew, or convert it to .jsonl"
                 ) from error
@@ -210,5 +215,5 @@ def _csv(path: Path, bounds: Bounds) -> Rows:
                 continue
             detail = f"{len(values)} values for the header's {len(header)} columns"
             if records.number > records.first:
-                detail = f"lines {records.first} to {records.number}: {detail}"
+                detail = f"{records.place}: {detail}"
             yield QuarantinedRow(location, "not_csv", detail)

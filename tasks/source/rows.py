@@ -95,6 +95,7 @@ def prepare_rows(
         theta_tokenizer,
         teacher_tokenizer,
         has_reference=any(example.answer for _, example in examples),
+        lacks_reference=not all(example.answer for _, example in examples),
         has_history=any(example.history for _, example in examples),
     )
     resolved = PromptsConfig(theta=prompts.theta or defaults.theta, teacher=prompts.teacher or defaults.teacher)

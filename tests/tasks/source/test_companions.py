@@ -147,6 +147,21 @@ def test_a_plain_template_that_ignores_earlier_turns_is_told(tmp_path: Path) -> 
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("tokenizer", [CHAT, PLAIN])
+def test_rows_without_a_reference_are_asked_without_one(tmp_path: Path, tokenizer: Any) -> None:
+    """KTO's undesirable answers, conversations that end with the question, unanswerable questions among others."""
+    sources: dict[str, list[dict[str, Any]]] = {
+        "kto": [{"prompt": "p", "completion": "REFERENCE", "label": label} for label in (True, False)],
+        "turns": [{"messages": turns} for turns in ([USER, REPLY | {"content": "REFERENCE"}], [USER])],
+        "squad": [{"context": "c", "question": "q", "answers": {"text": texts}} for texts in (["REFERENCE"], [])],
+        "prompt": [{"prompt": "p", "answer": answer} for answer in ("REFERENCE", "N/A")],
+    }
+    for name, rows in sources.items():
+        _, (told, untold) = prepare(tmp_path / f"{name}.jsonl", *rows, tokenizer=tokenizer)
+        assert "REFERENCE" in told.teacher_prompt
+        assert untold.teacher_prompt == untold.theta_prompt == told.theta_prompt
+
+
 def test_choices_that_the_question_holds_are_used() -> None:
     row = {"problem": "x (A) y (B) z", "answer": "A", "choices": {"text": ["y", "z"], "label": ["A", "B"]}}
     assert ADAPTERS["math"].example(row).question == row["problem"]

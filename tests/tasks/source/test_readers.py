@@ -152,8 +152,8 @@ def test_a_broken_csv_row_is_quarantined_alone(tmp_path: Path, line: str, detail
     ("lines", "detail"),
     [
         (['"open,3', "4,5", "6,7"], "lines 3 to 5: the quotes are not those of CSV: unexpected end of data"),
-        (['"one"x,two', "4,5"], "lines 3 to 3: .* expected after"),
-        ([r'"She said \"stop\" at the sign,', 'then 3, and 4 more.",7', "4,5"], "lines 3 to 3: .* expected after"),
+        (['"one"x,two', "4,5"], "line 3: .* expected after"),
+        ([r'"She said \"stop\" at the sign,', 'then 3, and 4 more.",7', "4,5"], "line 3: .* expected after"),
         (['"open,3', '"4",5'], "lines 3 to 4: .* expected after"),
     ],
 )
