@@ -10,13 +10,17 @@ MAX_ANSWER_CHARS = 1_000
 MAX_REFERENCE_CHARS = 100_000  # of a source's solution: 0.2 s at worst
 
 # The words before an answer in several languages, then a verb, a colon, or the line's end (a heading, bold).
-_WORDS = r"\b(?:answer|result|option|choice|solution|antwort|ergebnis|réponse|respuesta|resposta|risposta|ответ)s?\b"
+_WORDS = (
+    r"\b(?:answer|result|option|choice|solution|antwort|ergebnis|réponse|respuesta|opción|resposta|risposta|ответ)s?\b"
+)
 _VERBS = r"(?:is|are|(?:would|should|must|will|to) be|equals|ist|lautet|est|es|é|è)\b(?! not\b)|[:=：]|是|为|為|は|\n"
+_ASIDE = r"(?:(?:to|of|for)\b[^\n.:]{1,80}?|\([^()\n]{1,40}\))?"  # the answer (in dollars) is, the answer to it is
 MARK = re.compile(
-    rf"(?<!#)####(?!#)|(?:{_WORDS}|答案|答え|正解|정답|답)"
-    rf"[ \t*_]{{0,4}}(?:(?:to|of|for)\b[^\n.:]{{1,80}}?|\([^()\n]{{1,40}}\))?[ \t*_]{{0,4}}(?:{_VERBS})",
+    rf"(?<!#)####(?!#)|[选選](?=\s*[（(]?[A-J])"
+    rf"|(?:{_WORDS}|答案|回答|答え?|正解|정답|답)(?: correct[ae]?)?[ \t*_]{{0,4}}{_ASIDE}[ \t*_]{{0,4}}(?:{_VERBS})",
     re.IGNORECASE,
 )
+DENIED = re.compile(r"\banswer (?:is|are|was) ?n(?:o|['’])t\b(?:[^\n]*\bbut\b)?", re.IGNORECASE)
 HEADING = re.compile(r"\W*(?:\d+[.):]\W*)?[^\W\d_]{3}")  # `#### Step 2`, where more text follows
 BOX = re.compile(r"\\(?:boxed|fbox)\s*(\{|[-+]?\w[\w.,/]*)?|\\.|[{}]", re.DOTALL)
 # Between two boxes that are parts of one answer, and between two that are not: "twice, so the sum is".
@@ -51,7 +55,12 @@ def final_answer(text: str, max_chars: int = MAX_CHARS) -> tuple[str, bool]:
     marked = _marked(text if inside is None else inside)
     if marked is not None:
         return marked, True
-    return (text.rstrip().rpartition("\n")[2].strip(), False) if inside is None else (inside, True)
+    if inside is not None:
+        return inside, True
+    line = next((line.strip() for line in reversed(text.split("\n")) if re.search(r"\w", line)), "")
+    if denied := DENIED.search(line):  # "not 6 but 7"
+        line = line[denied.end() :].strip() if denied[0].lower().endswith("but") else ""
+    return line, False
 
 
 def _tail(text: str, max_chars: int) -> str:

@@ -9,13 +9,18 @@ from validations.text.notation import LITERAL, plain
 
 # What may follow an answer: `B) 42`, `B (Paris)`, `Paris, which …`; not a second answer: `A, C`, `red or blue`.
 REMARK = re.compile(
-    r"$|[.!?:)\]。！—–]|\\| ?[(\[]| [-—–]|,? (?:because|since|as|which|who|that|where|so|of course|the|an?|it|i)\b"
+    r"$|[.!?:)\]。！—–]|\\| ?[(\[]| [-—–]"
+    r"|,? (?:because|since|as|which|who|that|where|so|of course|the|an?|it|i|we|you|they)\b"
     r"| is (?!not\b|wrong|incorrect|false)|です|である|だ|입니다|이다| [ap]m\b"
 )
 SEPARATOR = re.compile(r"\s*(?:[,;/&、，]|\b(?:and|or|und|oder|et|ou|y)\b)\s*")
 LETTERS = re.compile(r"[A-J]{2,}")  # AC for A and C
 CHOICE = re.compile(r"([a-j])[.):] ")  # B. Paris
-COPULA = re.compile(r"\b(?:is|are|was|be)\b|[:=]")
+COPULA = re.compile(r"\b(?:is|are|was|be)\b|['’]s\b|=|:(?!\d)")
+CHOSEN = re.compile(
+    r"\b(?:choose|select|pick|option|choice) \(?([a-j])\b"
+    r"|(?<![a-z] )\b([a-j])\)? is (?:the |most )?(?:likely )?(?:correct|right|best|answer)"
+)
 
 
 def same_text(given: str, answer: str, *, is_marked: bool = True) -> bool:
@@ -36,6 +41,10 @@ def same_text(given: str, answer: str, *, is_marked: bool = True) -> bool:
     lines = [found]
     if not is_marked and (copulas := list(COPULA.finditer(found))):
         lines.append(found[copulas[-1].end() :].strip())
+    if not is_marked and len(expected) == 1:
+        lines += [chosen[1] or chosen[2] for chosen in CHOSEN.finditer(found)][-1:]
+    if not is_marked and LITERAL.fullmatch(expected) and len(literals := list(LITERAL.finditer(found))) == 1:
+        lines.append(literals[0][0])
     return any(line.startswith(expected) and REMARK.match(line[len(expected) :]) is not None for line in lines)
 
 

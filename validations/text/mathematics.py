@@ -12,10 +12,12 @@ from validations.text.notation import LITERAL, Quantity, items, plain, quantity,
 
 # What follows is a reason or the next sentence.
 REASON = re.compile(
-    r"[.?。](?=\s|$)|,?\s(?:because|since|as|so|which|where|when|that|from|for|who|after|each|every)\b", re.IGNORECASE
+    r"[.?。](?=\s|$)|,?\s\(?(?:because|since|as|so|not|which|where|when|that|from|for|who|after|each|every)\b",
+    re.IGNORECASE,
 )
+SEVERAL = re.compile(r" (?:and|or) |, ")
 NUMBERS = re.compile(r"\d[\d.,/]*")
-MEMBER = re.compile(r"^\s*[A-Za-z]\s*\\in\b\s*")  # x ∈ [1, 2)
+NAMED = re.compile(r"^ *(?:[A-Za-z] *\\in\b|\([a-z](?: ?, ?[a-z]){1,3}\) ?=) *")  # x ∈ [1, 2), (x, y) = (2, 3)
 # Relative: of a decimal for a value that no decimal states (1/3, π), of floats with 15 digits, of 30 exact digits.
 ROUNDED, FLOAT, EXACT = 2e-6, 1e-13, 1e-25
 
@@ -28,7 +30,7 @@ class Comparison:
 
         self._boxed: Callable[[str], list[Any]] = lru_cache(64)(
             lambda formula: parse(
-                f"\\boxed{{{MEMBER.sub('', formula)}}}", [LatexExtractionConfig()], "no_fallback", parsing_timeout=None
+                f"\\boxed{{{formula}}}", [LatexExtractionConfig()], "no_fallback", parsing_timeout=None
             )
         )
         self._found: Callable[[str], list[Any]] = lambda text: parse(
@@ -42,7 +44,7 @@ class Comparison:
         sentence = given[: cut.start()] if is_marked and (cut := REASON.search(given)) and cut.start() else given
         texts = [sentence]
         if not is_marked and (copulas := list(COPULA.finditer(given))):
-            texts.insert(0, given[copulas[-1].end() :])
+            texts.insert(SEVERAL.search(given) is not None, given[copulas[-1].end() :])
         for text in texts:
             if (found := quantity(text)) is not None:
                 return self._same_quantity(wanted, found)
@@ -67,7 +69,9 @@ class Comparison:
         return self._same_items(wanted.formula, formula)
 
     def _same_items(self, wanted: str, found: str) -> bool:
-        (brackets, golds), (others, given) = items(wanted), items(found)
+        (brackets, golds), (others, given) = (items(NAMED.sub("", formula)) for formula in (wanted, found))
+        if "()" in (brackets, others) and len(golds) != len(given):  # -5 < x < 5 is (-5, 5)
+            return self._same_formula(wanted, found)
         if len(golds) != len(given) or {brackets, others} == {"()", "{}"}:
             return False
         if "()" in (brackets, others):
@@ -90,7 +94,7 @@ class Comparison:
         numbers = [_as_number(each) for each in (gold, given)]
         if all(number is not None for number in numbers):
             return _same_number(*numbers)
-        return bool(verify(gold, given, float_rounding=12, timeout_seconds=None))
+        return bool(verify(gold, given, float_rounding=12, allow_set_relation_comp=True, timeout_seconds=None))
 
 
 def _as_number(expression: Any) -> Any | None:

@@ -12,7 +12,8 @@ MAX_EXPONENT = 300  # of 1e6; a larger one stays as it is
 MAX_ITEMS = 32  # of a list; a longer one is compared as a whole
 
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|operatorname|mbox|bf|rm)\s*\{([^{}]*)\}")
-_DELIMITERS = re.compile(r"(?<!\\)\\[()\[\]]|\\(?:left|right|displaystyle)(?![a-z])|\\[$]|\*\*|`")
+_DELIMITERS = re.compile(r"(?<!\\)\\[()\[\]]|\\(?:left|right|displaystyle)(?![a-z])|\\[$]|\*\*|`|</s>|<\|\w{1,20}\|>")
+_EMOJI = re.compile(r"[\u2600-\u27bf\ufe0f\U0001f000-\U0001faff ]+$")
 _STARS = re.compile(r"(?<=[\w)])\*\*(?=[\w(-])")  # a power; others are bold
 _PAIRS = frozenset(("()", "[]", "''", '""', "“”", "‘’", "«»", "「」"))
 # Dates, times, scores, ratios, ranges: no arithmetic.
@@ -37,13 +38,19 @@ _VULGAR = re.compile(r"(\d*) ?([¼-¾⅐-⅞])")
 _ROOT = re.compile(r"√ ?(?:\(([^()]*)\)|\{([^{}]*)\}|(\d+|[a-z]))")
 _POWER = re.compile(r"\^ ?\(?(-\d+)\)?")
 _GROUPS = re.compile(r"(?<![\d.,])\d{1,3}(?:(?:\\[,;:! ]|\{,\}|[ ~,])\d{3})+(?!\d|,\d)")
+_REPEATING = re.compile(r"(?<![\d.])(\d{0,20})\.(\d{0,20})\\overline\{(\d{1,20})\}")
 _MIXED = re.compile(r"(?<![\d./^])(\d+) (\d+)/(\d+)(?![\d/])")
 _SCIENTIFIC = re.compile(r"(?<![\w.])(\d{1,40}(?:\.\d{1,40})?)[eE]([-+]?\d{1,4})(?!\w)")
 _MAGNITUDES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _MAGNITUDE = re.compile(rf"(\d+(?:\.\d+)?) ?({'|'.join(_MAGNITUDES)})s?\b", re.IGNORECASE)
 
 _PERCENT = re.compile(r" ?(?:\\?%|per ?cent(?:age)?(?: points?)?\b|pct\b)\.?", re.IGNORECASE)
-_UNIT = re.compile(r"(.*[\d)}])([\s~]|\\[ ,;])*((?:[^\W\d_]|[$€£¥₹])[^\d,;=<>()\\]*(?:\^\{?[23]\}?)?)", re.DOTALL)
+_NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+_COUNTED = re.compile(rf"\b({'|'.join(_NUMBERS)})(?= (?:{'|'.join(_MAGNITUDES)}))", re.IGNORECASE)
+_ASIDE = re.compile(r" \([a-z][a-z -]{2,}\)$", re.IGNORECASE)  # 10 (ten)
+_UNIT = re.compile(
+    r"(.*(?:[\d)}]|\\pi))([\s~]|\\[ ,;])*((?:[^\W\d_]|[$€£¥₹])[^\d,;=<>()\\]*(?:\^\{?[23]\}?)?)", re.DOTALL
+)
 _CURRENCY = re.compile(r"([-+]?) ?([$€£¥₹]|US\$|USD|EUR|Rs\.?) ?(?=[\d.])")
 # Of each dimension: the names of its units, with their size.
 _UNITS = {
@@ -52,7 +59,8 @@ _UNITS = {
         "length": {"mm millimeter millimetre": "1/1000", "cm centimeter centimetre": "1/100", "m meter metre": "1",
                    "km kilometer kilometre": "1000", "inch in": "127/5000", "foot feet ft": "381/1250",
                    "yd yard": "1143/1250", "mi mile": "201168/125"},
-        "mass": {"mg milligram": "1/1000", "g gram": "1", "kg kilogram": "1000"},
+        "mass": {"mg milligram": "1/1000", "g gram": "1", "kg kilogram": "1000",
+                 "lb": "45359237/100000", "oz ounce": "45359237/1600000"},
         "time": {"s sec second": "1", "min minute": "60", "h hr hour": "3600", "day": "86400", "week": "604800"},
         "volume": {"ml milliliter millilitre": "1/1000", "l liter litre": "1"},
         "dollar": {"cent ¢": "1/100", "$ us$ usd dollar": "1"},
@@ -87,7 +95,8 @@ class Quantity:
 def quantity(text: str) -> Quantity | None:
     """Return a number or formula with its unit; None for words, a date, a time, a score, an empty text."""
     is_money = re.match(r"\W*\$ ?[\d.]", text) is not None and text.count("$") % 2 == 1
-    text = rewritten(plain(text))
+    text = _ASIDE.sub("", plain(text))
+    text = rewritten(str(_NUMBERS.index(text.lower())) if text.lower() in _NUMBERS else text)
     unit = "$" if is_money else ""
     if LITERAL.fullmatch(text) or not text:
         return None
@@ -95,7 +104,9 @@ def quantity(text: str) -> Quantity | None:
         text, unit = currency[1] + text[currency.end() :], currency[2]
     if (percent := _PERCENT.search(text)) and percent.end() == len(text):
         text, unit = text[: percent.start()], "%"
-    elif (found := _UNIT.fullmatch(text)) and _is_unit(found[3], is_apart=found[2] is not None):
+    elif (found := _UNIT.fullmatch(text)) and _is_unit(
+        found[3], is_apart=found[2] is not None and not found[1].endswith("pi")
+    ):
         text, unit = found[1], unit or found[3].strip()
     words = _WORD.findall(_ENVIRONMENT.sub("", text))
     if not _FUNCTIONS.issuperset(words) or not (_MATHEMATICS.search(text) or re.fullmatch(r"[a-z]", text)):
@@ -108,7 +119,7 @@ def plain(text: str) -> str:
     text = _STARS.sub("^", _TEXT.sub(r"\1", text))
     text = " ".join(_DELIMITERS.sub("", text).split())
     while text:
-        bare = text.strip("$*_ ").rstrip(".。,;").removeprefix(":").removeprefix("：").strip()
+        bare = _EMOJI.sub("", text).strip("$*_ ").rstrip(".。,;").removeprefix(":").removeprefix("：").strip()
         if len(bare) > 1 and bare[0] + bare[-1] in _PAIRS and not set("()[],").intersection(bare[1:-1]):
             bare = bare[1:-1].strip()
         if bare == text:
@@ -121,10 +132,12 @@ def rewritten(text: str) -> str:
     """Return a text with numbers and symbols as LaTeX has them: ½, √2, 1e6, 2 1/2, `1\\,200`, 3 million."""
     text = _SUPERSCRIPT.sub(lambda found: f"^{{{unicodedata.normalize('NFKC', found[0]).replace('−', '-')}}}", text)
     text = _VULGAR.sub(lambda found: _mixed(found[1], unicodedata.normalize("NFKC", found[2])), text)
-    text = _POWER.sub(r"^{\1}", text.translate(_SYMBOLS))
+    text = _POWER.sub(r"^{\1}", text.translate(_SYMBOLS).replace(r"\varnothing", r"\emptyset"))
     text = _ROOT.sub(lambda found: f"\\sqrt{{{found[1] or found[2] or found[3]}}}", text)
     text = _GROUPS.sub(lambda found: re.sub(r"\D", "", found[0]), text)
     text = _MIXED.sub(lambda found: _mixed(found[1], f"{found[2]}/{found[3]}"), text)
+    text = _REPEATING.sub(lambda found: _repeating(*found.groups()), text)
+    text = _COUNTED.sub(lambda found: str(_NUMBERS.index(found[1].lower())), text)
     text = _SCIENTIFIC.sub(lambda found: _scaled(found[1], int(found[2])), text)
     return _MAGNITUDE.sub(
         lambda found: f"{(Decimal(found[1]) * _MAGNITUDES[found[2].lower()]).normalize():f}", text
@@ -158,17 +171,25 @@ def items(formula: str) -> tuple[str, list[str]]:
 
 
 def _is_unit(unit: str, *, is_apart: bool) -> bool:
-    """Return whether a text after a number is a unit: `5 m`, `5cm`, `3 red balls`; not the variables of `2xy`."""
+    """Return whether a text after a number is a unit: `5 m`, `5cm`, `3 red balls`; not the variables of `2 xy`."""
     words = unit.split()
     if not words or len(words) > 5 or {"and", "or"}.intersection(words):
         return False
-    return (Quantity("", unit).size() is not None and (is_apart or len(unit) > 1)) or (is_apart and len(words[0]) > 1)
+    if Quantity("", unit).size() is not None:
+        return is_apart or len(unit) > 1
+    return is_apart and max(map(len, words)) > 2
 
 
 def _mixed(whole: str, fraction: str) -> str:
     """Return a mixed number as one fraction."""
     numerator, denominator = map(int, re.split("[/⁄]", fraction))
     return f"{int(whole or 0) * denominator + numerator}/{denominator}"
+
+
+def _repeating(whole: str, digits: str, period: str) -> str:
+    """Return a repeating decimal as a fraction: 0.1(6) is 15/90."""
+    numerator = int(whole + digits + period) - int(whole + digits or 0)
+    return f"{numerator}/{(10 ** len(period) - 1) * 10 ** len(digits)}"
 
 
 def _scaled(digits: str, exponent: int) -> str:
