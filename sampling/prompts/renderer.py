@@ -1,13 +1,16 @@
 """A child process that renders prompts within bounds: templates, chat templates most of all, come from strangers.
 
-There is one for each process, started for its first template, replaced when it dies. Memory is limited in it by the
-kernel, CPU time by a timer that interrupts Python, and by the kernel where one call into C cannot be interrupted.
+There is one for each process, started for its first template. It forks a worker, and another one where that went beyond
+the bounds: what was cut short anywhere is not used again. Memory is limited in the worker by the kernel, CPU time by a
+timer that interrupts Python, and by the kernel where one call into C cannot be interrupted.
 """
 
 from __future__ import annotations
 
 import atexit
+import ctypes
 import math
+import os
 import pickle
 import resource
 import select
@@ -21,17 +24,18 @@ from contextlib import suppress
 from functools import lru_cache
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from sampling.errors import EngineError, RowError, TemplateError
 from sampling.processes.child import Child
 from sampling.prompts.rendering import Names, Recipe, Rendered, RenderError, Rendering, RenderLimitError, Row, one_line
 
-READY = "ready"
+READY, DONE, CUT, DIED = "ready", "done", "cut", "died"  # the last of the replies to a request: how it ended
 BATCH_ROWS, BATCH_BYTES = 256, 1 << 20  # sent at a time
 START_TIME_S = 120.0  # its imports take 0.9 s of CPU
 WALL_TIME_S = 30.0  # a row on a busy machine, beyond its own bound: the kernel ends it by CPU time
 END_TIME_S = 10.0  # from SIGKILL
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
 AGAIN_S = 0.1  # of CPU time, after which rendering that went on is interrupted once more
 FLUSH_S, FLUSH_CHARS = 0.1, 1 << 20  # results are sent when they are as old, or as long
 GRACE_S = 1  # of CPU time, after which the kernel ends what cannot be interrupted
@@ -52,7 +56,7 @@ class Renderer:
     def names(self, recipe: Recipe) -> Names:
         """Return what the templates read. Raises TemplateError where they cannot be compiled within the bounds."""
         with self._lock:
-            return self._request(recipe, [])
+            return self._request(recipe, [])[0]
 
     def render(self, recipe: Recipe, rows: Sequence[Row]) -> list[Result]:
         """Return each row's prompt, or its error."""
@@ -65,48 +69,47 @@ class Renderer:
                     results.append(first)
                     continue
                 batch = [first] if num_suspects else list(_first_batch(waiting[len(results) :]))
-                done = self._batch(recipe, batch)
+                _, done, died = self._request(recipe, batch)
                 results += done
-                num_suspects = num_suspects - 1 if num_suspects else len(batch) - len(done)
-                if not done and len(batch) == 1:
+                num_suspects = len(batch) - len(done) if died and len(batch) > 1 else max(0, num_suspects - 1)
+                if died and len(batch) == 1:
                     results.append(RenderLimitError(_too_far(recipe)))
                     num_suspects = 0
         return results
 
-    def _batch(self, recipe: Recipe, rows: list[bytes]) -> list[Result]:
-        """Return the results of the rows: of all, or of some before the one that ended the process."""
-        self._request(recipe, rows)
+    def _request(self, recipe: Recipe, rows: list[bytes]) -> tuple[Names, list[Result], bool]:
+        """Return the templates' names, the results of the first rows, and whether another one ended the worker.
+
+        There are results of all rows, or up to one that was cut short, or some before the one that ended the worker.
+        Raises TemplateError, and EngineError where the process ends, or does not answer, twice.
+        """
+        for _ in range(2):
+            try:
+                return self._exchange(recipe, rows)
+            except (OSError, EOFError, pickle.UnpicklingError):  # as happens on a full machine
+                self.stop()
+        raise EngineError(
+            f"the process that renders prompts ended twice, or did not answer within {WALL_TIME_S:.0f} s; look at the "
+            "machine's memory, then run the same command"
+        )
+
+    def _exchange(self, recipe: Recipe, rows: list[bytes]) -> tuple[Names, list[Result], bool]:
+        connection = self._start_if_needed().connection
+        connection.send((recipe, rows))
+        names: Names | TemplateError = TemplateError(_too_far(recipe))
         results: list[Result] = []
-        with suppress(EOFError):
-            while len(results) < len(rows):
-                results += self._receive(recipe)
-        return results
-
-    def _request(self, recipe: Recipe, rows: list[bytes]) -> Names:
-        """Send a recipe with its rows. Raises TemplateError."""
-        try:
-            self._start_if_needed().connection.send((recipe, rows))
-        except OSError:  # it died since, as processes do on a full machine
-            self.stop()
-            self._start_if_needed().connection.send((recipe, rows))
-        try:
-            reply = self._receive(recipe)
-        except EOFError:
-            raise TemplateError(_too_far(recipe)) from None
-        if isinstance(reply, Names):
-            return reply
-        raise TemplateError(str(reply))
-
-    def _receive(self, recipe: Recipe) -> Any:
-        """Return the next reply. Raises EOFError where the process died, or hangs, which ends it."""
-        assert self._child is not None
-        with suppress(OSError, EOFError):
-            if self._poll.poll(1000 * (WALL_TIME_S + recipe.render_s)):
-                reply = self._child.connection.recv()
-                if isinstance(reply, Names | TemplateError | list):
-                    return reply
-        self.stop()
-        raise EOFError
+        while True:
+            if not self._poll.poll(1000 * (WALL_TIME_S + recipe.render_s)):
+                raise EOFError
+            if (reply := connection.recv()) in (DONE, CUT, DIED):
+                break
+            if isinstance(reply, list):
+                results += reply
+            else:
+                names = reply
+        if isinstance(names, TemplateError):
+            raise names
+        return names, results, reply == DIED
 
     def _start_if_needed(self) -> Child:
         """Return the process. Raises EngineError where it does not start."""
@@ -163,41 +166,67 @@ class _TimeUp(BaseException):
     """Not an Exception, which a template's filters could catch."""
 
 
+class _CutError(RenderLimitError):
+    """Rendering that was cut short, anywhere, where it went beyond its time or memory."""
+
+
 def serve(connection: Connection) -> None:
-    """Answer requests in the child: to a recipe and its rows, Names, then a result for each row."""
-    import transformers.utils.chat_template_utils  # noqa: F401  before memory is limited
+    """Answer requests by a worker at a time, forked when the imports are done."""
+    import transformers.utils.chat_template_utils  # noqa: F401
+
+    base_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    connection.send(READY)
+    while True:
+        if not (worker := os.fork()):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # one that hangs ends with this process
+            with suppress(EOFError, OSError):  # the parent has ended
+                _work(connection, base_bytes)
+            os._exit(0)
+        _, status = os.waitpid(worker, 0)
+        connection.send(DIED if status else CUT)
+
+
+def _work(connection: Connection, base_bytes: int) -> None:
+    """Answer requests, until one is cut short: to a recipe and its rows Names, results, DONE."""
 
     def interrupt(signum: int, frame: object) -> None:
         raise _TimeUp
 
     signal.signal(signal.SIGPROF, interrupt)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    base_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    connection.send(READY)
     while True:
         recipe, rows = connection.recv()
         resource.setrlimit(resource.RLIMIT_AS, (base_bytes + recipe.render_bytes, resource.RLIM_INFINITY))
+        if not _answer(connection, recipe, rows):
+            return
+        connection.send(DONE)
+
+
+def _answer(connection: Connection, recipe: Recipe, rows: list[bytes]) -> bool:
+    """Send the replies to a request; return False where it was cut short."""
+    try:
+        rendering = _rendering(recipe)
+    except Exception as error:  # RecursionError of a deep one, …
+        is_ours = isinstance(error, TemplateError | RowError)
+        what = str(error) if is_ours else f"{recipe.name} cannot be compiled: {type(error).__name__}: {one_line(error)}"
+        connection.send(TemplateError(what))
+        return not isinstance(error, _CutError)
+    connection.send(rendering.names)
+    results: list[Result] = []
+    num_chars, sent_at = 0, time.monotonic()
+    for row in rows:
         try:
-            rendering = _rendering(recipe)
-        except (TemplateError, RowError) as error:
-            connection.send(TemplateError(str(error)))
-            continue
-        except Exception as error:  # RecursionError of a deep one, …
-            connection.send(
-                TemplateError(f"{recipe.name} cannot be compiled: {type(error).__name__}: {one_line(error)}")
-            )
-            continue
-        connection.send(rendering.names)
-        results: list[Result] = []
-        num_chars, sent_at = 0, time.monotonic()
-        for row in rows:
-            results.append(result := _result(rendering, row))
-            num_chars += len(result.text) if isinstance(result, Rendered) else 0
-            if num_chars > FLUSH_CHARS or time.monotonic() - sent_at > FLUSH_S:
-                connection.send(results)
-                results, num_chars, sent_at = [], 0, time.monotonic()
-        if results:
+            result = _result(rendering, row)
+        except _CutError as error:
+            connection.send([*results, RenderLimitError(str(error))])
+            return False
+        results.append(result)
+        num_chars += len(result.text) if isinstance(result, Rendered) else 0
+        if num_chars > FLUSH_CHARS or time.monotonic() - sent_at > FLUSH_S:
             connection.send(results)
+            results, num_chars, sent_at = [], 0, time.monotonic()
+    connection.send(results)
+    return True
 
 
 @lru_cache(64)
@@ -208,6 +237,8 @@ def _rendering(recipe: Recipe) -> Rendering:
 def _result(rendering: Rendering, row: bytes) -> Result:
     try:
         return _bounded(rendering.recipe, lambda: rendering.render(pickle.loads(row)))
+    except _CutError:
+        raise
     except RowError as error:
         return type(error)(str(error))  # without the frames that hold what it was raised over
     except Exception as error:  # of a field's own class
@@ -215,7 +246,7 @@ def _result(rendering: Rendering, row: bytes) -> Result:
 
 
 def _bounded(recipe: Recipe, work: Callable[[], T]) -> T:
-    """Return what `work` returns. Raises RenderLimitError where it takes too much CPU time or memory."""
+    """Return what `work` returns. Raises _CutError where it takes too much CPU time or memory."""
     most_s = math.ceil(time.process_time() + recipe.render_s) + GRACE_S
     resource.setrlimit(resource.RLIMIT_CPU, (most_s, resource.RLIM_INFINITY))
     try:
@@ -224,8 +255,9 @@ def _bounded(recipe: Recipe, work: Callable[[], T]) -> T:
             return work()
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
+            resource.setrlimit(resource.RLIMIT_CPU, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     except _TimeUp:
         signal.setitimer(signal.ITIMER_PROF, 0)  # it came before the other was reached
-        raise RenderLimitError(_too_far(recipe, is_memory=False)) from None
+        raise _CutError(_too_far(recipe, is_memory=False)) from None
     except MemoryError:
-        raise RenderLimitError(_too_far(recipe, is_time=False)) from None
+        raise _CutError(_too_far(recipe, is_time=False)) from None

@@ -13,55 +13,52 @@ from typing import Any
 import pytest
 
 from sampling.bounds import Bounds
-from sampling.errors import RowError, TemplateError
+from sampling.errors import EngineError, RowError, TemplateError
 from sampling.prompts import renderer
 from sampling.prompts.renderer import RENDERER
 from sampling.prompts.templates import PromptTemplate, RenderError, RenderLimitError, Row
 from tests.tiny import byte_tokenizer
 
 BOUNDS = Bounds(render_s=0.3, render_bytes=128 << 20, prompt_chars=1_000_000)
-# What is allowed beyond the bounds: the process's own 70 MB, and the CPU time until the kernel's limit, on a busy
-# machine.
-MAX_BYTES, MAX_WALL_S = 100 << 20, 20.0
+MAX_WALL_S = 20.0  # on a busy machine, for a rendering, or a call into C, that is ended after 3 s of CPU time at most
 FIELDS: dict[str, Any] = {"q": "what is 2+2? " * 8, "d": datetime(2020, 1, 1)}
-LENGTH, TIME, MEMORY = r"bounds\.prompt_chars", r"bounds\.render_s", r"bounds\.render_bytes"
+LENGTH, BEYOND = r"bounds\.prompt_chars", r"bounds\.render_(s|bytes)"  # whichever of the two is reached first
 ATTACKS = {
-    "{{ [1] | tojson(indent=1000000000) | length }}": MEMORY,
-    "{% macro m(x) %}{{ m(x ~ x) }}{% endmacro %}{{ m('aaaaaaaa') }}": MEMORY,
-    "{% set a = (q | list) | join(q) %}{% set b = (a | list) | join(a) %}{{ (b | list) | join(b) | length }}": MEMORY,
-    "{% set a = q.replace('', q) %}{% set b = a.replace('', a) %}{{ b | length }}": MEMORY,
-    "{{ (1).to_bytes(3000000000, 'big') | length }}": MEMORY,
-    "{% set a = q.replace('', q) %}{{ a | wordwrap(1, true, a) | length }}": MEMORY,
-    "{% set a = q %}" + "{% set a = a ~ a %}" * 24 + "{{ a | length }}": MEMORY,
+    "{{ [1] | tojson(indent=1000000000) | length }}": BEYOND,
+    "{% macro m(x) %}{{ m(x ~ x) }}{% endmacro %}{{ m('aaaaaaaa') }}": BEYOND,
+    "{% set a = (q | list) | join(q) %}{% set b = (a | list) | join(a) %}{{ (b | list) | join(b) | length }}": BEYOND,
+    "{% set a = q.replace('', q) %}{% set b = a.replace('', a) %}{{ (b ~ b) | length }}": BEYOND,
+    "{{ (1).to_bytes(3000000000, 'big') | length }}": BEYOND,
+    "{% set a = q.replace('', q) %}{{ (a ~ a) | wordwrap(1, true, a) | length }}": BEYOND,
+    "{% set a = q %}" + "{% set a = a ~ a %}" * 24 + "{{ a | length }}": BEYOND,
     "{% for a in q %}{% for b in q %}{% for c in q %}{% for e in q %}{% endfor %}{% endfor %}{% endfor %}{% endfor %}"
-    * 4: TIME,
-    "{% set a = 9999999999999999 %}" + "{% set a = a * a %}" * 26 + "{{ a > 0 }}": f"{TIME}|{MEMORY}",
+    * 4: BEYOND,
+    "{% set a = 9999999999999999 %}" + "{% set a = a * a %}" * 26 + "{{ a > 0 }}": BEYOND,
     "{% for a in q %}{% for b in q %}{{ q }}{% endfor %}{% endfor %}": LENGTH,
+    "{{ q * 100000000 }}": BEYOND,
+    "{{ 10 ** 100000000 > 1 }}": BEYOND,
+    "{{ q.ljust(3000000000) }}": BEYOND,
+    "{{ q | batch(1000000000, q) | list | length }}": BEYOND,
+    "{{ '{:3000000000}'.format(1) }}": BEYOND,
+    "{{ ('\\n' * 1000) | indent(1000000000) }}": BEYOND,
     "{{ 1.5 | round(100000000) }}": "",
 }
 CHAT_ATTACKS = {
-    "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}": TIME,
-    "{% for i in range(100000) %}{% for j in range(100000) %}{{ 'a' * 1000 }}{% endfor %}{% endfor %}": MEMORY,
-    "{{ 'a' * 3000000000 }}": MEMORY,
-    "{{ ('a' * 30000000) * messages | length * 100 }}": MEMORY,
-    "{% set ns = namespace(x='a') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}": MEMORY,
-    "{% set ns = namespace(x=9) %}{% for i in range(99) %}{% set ns.x = ns.x * ns.x %}{% endfor %}{{ ns.x > 1 }}": TIME,
-    "{{ 9 ** (9 ** 9) > 1 }}": f"{TIME}|{MEMORY}",
-    "{{ 'a' | center(3000000000) }}": MEMORY,
-    "{{ '%3000000000d' % 1 }}": MEMORY,
-    "{{ messages | tojson(indent=1000000000) }}": MEMORY,
-    "{{ lipsum(n=100000) }}": f"{TIME}|{MEMORY}",
-    "{{ ('a.' * 10000000) | urlize }}": f"{TIME}|{MEMORY}",
+    "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}": BEYOND,
+    "{% for i in range(100000) %}{% for j in range(100000) %}{{ 'a' * 1000 }}{% endfor %}{% endfor %}": BEYOND,
+    "{{ 'a' * 3000000000 }}": BEYOND,
+    "{{ ('a' * 30000000) * messages | length * 100 }}": BEYOND,
+    "{% set ns = namespace(x='a') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}": BEYOND,
+    "{% set n = namespace(x=9) %}{% for i in range(99) %}{% set n.x = n.x * n.x %}{% endfor %}{{ n.x > 1 }}": BEYOND,
+    "{{ 9 ** (9 ** 9) > 1 }}": BEYOND,
+    "{{ 'a' | center(3000000000) }}": BEYOND,
+    "{{ '%3000000000d' % 1 }}": BEYOND,
+    "{{ messages | tojson(indent=1000000000) }}": BEYOND,
+    "{{ lipsum(n=100000) }}": BEYOND,
+    "{{ ('a.' * 10000000) | urlize }}": BEYOND,
     "{{ 'a' * 2000000 }}": LENGTH,
-    "{{ " + "(" * 2000 + "1" + ")" * 2000 + " }}": "RecursionError",
+    "{{ " + "(" * 2000 + "1" + ")" * 2000 + " }}": f"RecursionError|{BEYOND}",  # of Jinja, or of Python's parser
 }
-
-
-def in_process(name: str) -> int:
-    """A figure of the renderer's process, bytes."""
-    assert RENDERER._child is not None
-    status = Path(f"/proc/{RENDERER._child.process.pid}/status").read_text()
-    return int(status.split(f"{name}:")[1].split()[0]) << 10
 
 
 def template(source: str, chat: str | None = None, bounds: Bounds = BOUNDS) -> PromptTemplate:
@@ -87,7 +84,6 @@ def test_an_attack_ends_at_a_bound(source: str, chat: str | None, bound: str) ->
         message = str(error)
     assert re.search(bound, message), message
     assert bool(bound) == bool(message)
-    assert in_process("VmHWM") < BOUNDS.render_bytes + MAX_BYTES
     assert time.monotonic() - start < MAX_WALL_S
     assert template(":{{ q }}").prompt(FIELDS).text == f":{FIELDS['q']}"  # and others are rendered as before
 
@@ -124,13 +120,18 @@ def test_a_process_that_hangs_or_died_is_replaced(monkeypatch: pytest.MonkeyPatc
     RENDERER._child.process.kill()
     RENDERER._child.process.wait()
     assert prompt.prompt({"q": "a"}).text == "a"
-    hanging = RENDERER._child.process
-    hanging.send_signal(signal.SIGSTOP)
-    monkeypatch.setattr(renderer, "WALL_TIME_S", 0.1)
-    with pytest.raises(TemplateError, match=TIME):
+    process = RENDERER._child.process
+    worker = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
+    os.kill(worker, signal.SIGSTOP)
+    monkeypatch.setattr(renderer, "WALL_TIME_S", -BOUNDS.render_s + 0.001)
+    with pytest.raises(EngineError, match="ended twice, or did not answer within"):  # nor a new one, that fast
         prompt.prompt({"q": "b"})
-    assert hanging.poll() == -signal.SIGKILL
     monkeypatch.undo()
+    assert process.poll() == -signal.SIGKILL
+    deadline = time.monotonic() + 5.0
+    while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not Path(f"/proc/{worker}").exists()
     assert prompt.prompt({"q": "c"}).text == "c"
 
 

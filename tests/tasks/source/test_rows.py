@@ -207,7 +207,7 @@ def test_a_row_that_its_template_cannot_render(tmp_path: Path) -> None:
         ({"theta": {"template": "{{ final_answer }}"}}, "names 'final_answer', which holds the reference"),
         ({"teacher": {"template": "{{ qestion }}"}}, r"'qestion' is undefined; there are: answer, final_answer"),
         ({"teacher": {"template": "{{ question"}}, r"prompts\.teacher\.template is no Jinja template: line 1"),
-        ({"teacher": {"template": "{{ question * 9 }}"}}, "cannot be rendered: SecurityError"),
+        ({"teacher": {"template": "{{ question.__class__ }}"}}, "cannot be rendered: SecurityError"),
     ],
 )
 def test_a_bad_template_is_refused_before_sampling(tmp_path: Path, prompts: dict[str, Any], message: str) -> None:
