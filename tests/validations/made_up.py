@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from validations.measure.aggregates import Aggregates, ByPosition, Correctness, Histogram, SampleRow, WorstRow
+from validations.measure.aggregates import Aggregates, ByPosition, Correctness, Histogram, SampleRow, TokenGap, WorstRow
 from validations.verdict import CheckResult, Verdict
 
 WORDS = [
@@ -109,6 +109,7 @@ def make_aggregates(seed: int = 0, num_samples: int = 3) -> Aggregates:
             for i, (name, value) in enumerate({"max_kl_error": 3e-5, "mean_js": 0.61, "num_tokens": 256}.items())
         ],
         samples=[make_sample(rng, row) for row in range(num_samples)],
+        gaps=[TokenGap(" 42", 17, 6.25, 0.3125), TokenGap("\n", 3, 1.5, 0.01)],
     )
 
 

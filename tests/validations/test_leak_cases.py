@@ -73,10 +73,7 @@ def test_leaks(tmp_path: Path, rows: list[dict[str, Any]], theta: str, leak_rate
 
 def test_where_no_reference_is_known_no_leak_is_judged(tmp_path: Path) -> None:
     rows = [{"messages": [{"role": "user", "content": "What is 3 + 4?"}], "found": "7"}]
-    assert (
-        judged(tmp_path, rows, "{{ question }}\nThe answer is {{ found }}.", "{{ question }}")["leak_rate"]
-        is None
-    )
+    assert judged(tmp_path, rows, "{{ question }}\nThe answer is {{ found }}.", "{{ question }}")["leak_rate"] is None
 
 
 def test_alpacas_own_prompt_holds_the_question(tmp_path: Path) -> None:

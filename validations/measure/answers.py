@@ -20,6 +20,7 @@ MARK = re.compile(
     rf"|(?:{_WORDS}|答案|回答|答え?|正解|정답|답)(?: correct[ae]?)?[ \t*_]{{0,4}}{_ASIDE}[ \t*_]{{0,4}}(?:{_VERBS})",
     re.IGNORECASE,
 )
+CALCULATION = re.compile(r"<<[^<>\n]{0,200}>>")  # GSM8K's, before its result
 DENIED = re.compile(r"\banswer (?:is|are|was) ?n(?:o|['’])t\b(?:[^\n]*\bbut\b)?", re.IGNORECASE)
 HEADING = re.compile(r"\W*(?:\d+[.):]\W*)?[^\W\d_]{3}")  # `#### Step 2`, where more text follows
 BOX = re.compile(r"\\(?:boxed|fbox)\s*(\{|[-+]?\w[\w.,/]*)?|\\.|[{}]", re.DOTALL)
@@ -58,6 +59,7 @@ def final_answer(text: str, max_chars: int = MAX_CHARS) -> tuple[str, bool]:
     if inside is not None:
         return inside, True
     line = next((line.strip() for line in reversed(text.split("\n")) if re.search(r"\w", line)), "")
+    line = CALCULATION.sub("", line)
     if denied := DENIED.search(line):  # "not 6 but 7"
         line = line[denied.end() :].strip() if denied[0].lower().endswith("but") else ""
     return line, False

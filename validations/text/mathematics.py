@@ -41,10 +41,10 @@ class Comparison:
         """Return whether a final answer, or the number in its sentence, equals the mathematical reference."""
         wanted = quantity(answer)
         assert wanted is not None, "compare texts"
-        sentence = given[: cut.start()] if is_marked and (cut := REASON.search(given)) and cut.start() else given
+        sentence = _first_part(given) if is_marked else given
         texts = [sentence]
         if not is_marked and (copulas := list(COPULA.finditer(given))):
-            texts.insert(SEVERAL.search(given) is not None, given[copulas[-1].end() :])
+            texts.insert(SEVERAL.search(given) is not None, _first_part(given[copulas[-1].end() :]))
         for text in texts:
             if (found := quantity(text)) is not None:
                 return self._same_quantity(wanted, found)
@@ -95,6 +95,12 @@ class Comparison:
         if all(number is not None for number in numbers):
             return _same_number(*numbers)
         return bool(verify(gold, given, float_rounding=12, allow_set_relation_comp=True, timeout_seconds=None))
+
+
+def _first_part(text: str) -> str:
+    """Return a text up to its reason, or the end of its first sentence."""
+    cut = REASON.search(text)
+    return text[: cut.start()] if cut and cut.start() else text
 
 
 def _as_number(expression: Any) -> Any | None:

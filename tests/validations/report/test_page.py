@@ -52,6 +52,14 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("report"), render_report("math_qa v3", make_verdict(), MANIFEST, QUARANTINED))
 
 
+def test_tokens_that_the_teacher_alone_expects_are_listed() -> None:
+    page = render_report("set", make_verdict(), None, [])
+    row = page[page.index("log π_t − log π_θ") :].partition("</table>")[0]
+    assert [text in row for text in (" 42", "17", "6.25", "0.3125")] == [True] * 4
+    empty = replace(make_verdict(), aggregates=make_empty_aggregates())
+    assert "where it is concentrated" not in render_report("set", empty, None, [])
+
+
 def test_opens_without_a_word(open_page: OpenPage, report: Path) -> None:
     with open_page() as seen:
         page = seen.open(report)
