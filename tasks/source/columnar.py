@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from itertools import accumulate
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import recv_handle, send_handle
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -34,6 +35,9 @@ MESSAGE_BYTES = 2 << 20  # of rows that are handed over at once, unless one row 
 END_S = 5.0
 VARIABLES = {"ARROW_DEFAULT_MEMORY_POOL": "system"}  # mimalloc claims a gibibyte at once, which the limit forbids
 ARROW_FILE = b"ARROW1"  # what the file format begins with; else it is the stream format, as `datasets` writes it
+
+
+_idle: list[Child] = []  # one that has decoded its file waits for a source's next
 
 
 class _StoppedError(Exception):
@@ -68,12 +72,15 @@ def rows_of(batch: pa.RecordBatch, name: str, number: int, bounds: Bounds) -> Ro
 
 def _decoded(path: Path, file: BinaryIO, number: int, batch_rows: int, bounds: Bounds) -> Rows:
     """Yield the rows after the first `number`, decoded by a process of their own. Raises _StoppedError, SourceError."""
-    child = Child(f"{__name__}:serve", subprocess.DEVNULL, [file.fileno()], VARIABLES)
+    child = _idle.pop() if _idle else Child(f"{__name__}:serve", subprocess.DEVNULL, variables=VARIABLES)
+    is_done = False
     try:
-        child.connection.send((path, file.fileno(), number, batch_rows, bounds))
+        child.connection.send((path, number, batch_rows, bounds))
+        send_handle(child.connection, file.fileno(), child.process.pid)
         while True:
             kind, content = child.connection.recv()
             if kind == "end":
+                is_done = True
                 return
             if kind == "stopped":
                 raise _StoppedError(content)
@@ -85,7 +92,16 @@ def _decoded(path: Path, file: BinaryIO, number: int, batch_rows: int, bounds: B
     except (EOFError, ConnectionError) as error:
         raise _StoppedError(f"the process that decodes it ended {describe_exit(child.process.wait())}") from error
     finally:
-        child.kill(END_S)
+        if is_done:
+            _idle.append(child)
+        else:
+            child.kill(END_S)
+
+
+def end_idle() -> None:
+    """End the process that waits for the next file."""
+    while _idle:
+        _idle.pop().kill(END_S)
 
 
 def _to_rows(content: str | bytes, path: str, number: int) -> Rows:
@@ -157,22 +173,23 @@ def _plain(kind: pa.DataType, leaf: Callable[[pa.DataType], pa.DataType] = lambd
 
 
 def serve(connection: Connection) -> None:
-    """Decode the file that a message names, its rows after the first ones, and send them in batches."""
-    path, descriptor, first, batch_rows, bounds = connection.recv()
+    """Decode the files that messages name, their rows after the first ones, and send them in batches."""
     with open("/proc/self/status") as status:
         used = next(int(line.split()[1]) << 10 for line in status if line.startswith("VmData:"))
-    limit = used + 2 * bounds.batch_bytes  # a page and what is decoded of it
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    try:
-        with os.fdopen(descriptor, "rb") as file:
-            for batch in _batches(file, ".parquet" in path.name.lower(), first, batch_rows):
-                for content in _messages(_plain_batch(batch), bounds):
-                    connection.send(("rows", content))
-        connection.send(("end", None))
-    except MemoryError:
-        connection.send(("stopped", "the memory does not suffice"))
-    except BROKEN as error:
-        raise SourceError(f"{path} cannot be read: {one_line(error)}") from error
+    while True:
+        path, first, batch_rows, bounds = connection.recv()
+        limit = used + 2 * bounds.batch_bytes  # a page and what is decoded of it
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
+        try:
+            with os.fdopen(recv_handle(connection), "rb") as file:
+                for batch in _batches(file, ".parquet" in path.name.lower(), first, batch_rows):
+                    for content in _messages(_plain_batch(batch), bounds):
+                        connection.send(("rows", content))
+            connection.send(("end", None))
+        except MemoryError:
+            connection.send(("stopped", "the memory does not suffice"))
+        except BROKEN as error:
+            raise SourceError(f"{path} cannot be read: {one_line(error)}") from error
 
 
 def _batches(file: BinaryIO, is_parquet: bool, first: int, batch_rows: int) -> Iterator[pa.RecordBatch]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from sampling.bounds import Bounds
 from sampling.errors import SourceError
 from tasks.config import SourceConfig
-from tasks.source.columnar import rows_of
+from tasks.source.columnar import end_idle, rows_of
 from tasks.source.readers import FORMAT_NAMES, format_of, read_rows
 from tasks.source.source_row import Rows, one_line
 
@@ -57,9 +57,17 @@ def open_source(config: SourceConfig, bounds: Bounds | None = None) -> Source:
     return Source(
         files=tuple(str(path) for path in files),
         fingerprint=_digest([str(config.limit), *(f"{format_of(path)} {_file_digest(path)}" for path in files)]),
-        rows=lambda: (row for path in files for row in read_rows(path, bounds)),
+        rows=lambda: _rows(files, bounds),
         notes=tuple(notes),
     )
+
+
+def _rows(files: tuple[Path, ...], bounds: Bounds) -> Rows:
+    try:
+        for path in files:
+            yield from read_rows(path, bounds)
+    finally:
+        end_idle()
 
 
 def _find(pattern: str, config: SourceConfig, notes: list[str]) -> list[Path]:

@@ -33,6 +33,7 @@ import resource, sys
 from pathlib import Path
 import pyarrow.compute
 from sampling.bounds import Bounds
+from tasks.source.columnar import end_idle
 from tasks.source.readers import read_rows
 
 def peak():
@@ -45,6 +46,7 @@ try:
         found[key] = found.get(key, 0) + 1
 except Exception as error:
     found[f"{type(error).__name__}: {error}"] = 1
+end_idle()
 print([peak() - base + (resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10), found])
 """
 

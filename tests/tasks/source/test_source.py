@@ -14,7 +14,9 @@ import pytest
 
 from sampling.bounds import Bounds
 from sampling.errors import SourceError
+from sampling.processes.child import Child
 from tasks.config import SourceConfig
+from tasks.source import columnar
 from tasks.source.source import open_source
 from tasks.source.source_row import QuarantinedRow, SourceRow
 
@@ -54,6 +56,27 @@ def test_folders_globs_and_lists(tmp_path: Path) -> None:
 
 def test_a_file_whose_name_looks_like_a_glob(tmp_path: Path) -> None:
     assert texts_of(str(write(tmp_path / "a[1].jsonl", "x"))) == ["x"]
+
+
+def test_the_files_of_a_folder_are_decoded_by_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(3):
+        pq.write_table(pa.table({"text": [str(i)]}), tmp_path / f"{i}.parquet")
+    started: list[Child] = []
+
+    class Counted(Child):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            started.append(self)
+
+    columnar.end_idle()
+    monkeypatch.setattr(columnar, "Child", Counted)
+    assert texts_of(str(tmp_path)) == ["0", "1", "2"]
+    (only,) = started
+    assert only.process.poll() is not None  # it has ended with the source
+    (tmp_path / "1.parquet").write_bytes(b"broken")
+    with pytest.raises(SourceError, match=r"1\.parquet cannot be read"):
+        texts_of(str(tmp_path))
+    assert texts_of(f"{tmp_path}/2.parquet") == ["2"]
 
 
 def test_relative_and_home_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
