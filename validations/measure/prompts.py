@@ -87,8 +87,9 @@ def _frame(prompt: str, texts: list[str], references: list[str]) -> tuple[int, i
     frame = prompt.replace(MARK, " ")
     for text in texts[: MAX_TURNS + 1]:
         frame = _without(frame, text)
+    rest = "\n".join(texts[MAX_TURNS + 1 :])
     for reference in references:
-        if singles_out(reference, frame):
+        if singles_out(reference, frame) and not (rest and contains_reference(reference, rest)):
             return hash(frame), hash(reference) or 1
     return hash(frame), CLEAN
 

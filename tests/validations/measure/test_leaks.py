@@ -161,6 +161,19 @@ def test_earlier_turns_that_hold_it_are_excused() -> None:
     assert num_leaks(judge_prompts(to_table(own), facts())) == 3
 
 
+def test_a_long_history_that_holds_it_is_excused() -> None:
+    """Of each row's 200 earlier turns the last holds its answer."""
+    rows = []
+    for i in range(3):
+        row = made_row(i)
+        turns = [{"role": "user", "content": f"Turn {k} of {i}"} for k in range(200)]
+        turns.append({"role": "user", "content": f"It is {i + 1000}"})
+        row["messages"] = [*turns, *row["messages"]]
+        row["theta_prompt"] = "\n".join(turn["content"] for turn in turns) + row["theta_prompt"]
+        rows.append(row)
+    assert num_leaks(judge_prompts(to_table(rows), facts())) == 0
+
+
 def test_batches_count_as_one() -> None:
     """The row with the same frame and another answer may be in another batch."""
     count = LeakCount()
