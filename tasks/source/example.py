@@ -6,11 +6,13 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sampling.errors import RowError
-from sampling.prompts.templates import Message
 from validations.measure.answers import NO_ANSWERS
+
+if TYPE_CHECKING:
+    from sampling.prompts.templates import Message
 
 REFERENCE_FIELDS = frozenset({"answer", "solution", "final_answer"})  # of an Example; only the teacher may see them
 
