@@ -126,19 +126,20 @@ def _read(path: Path) -> dict[str, Any]:
 def _override(values: dict[str, Any], override: str) -> None:
     """Apply one `a.b=c`. The text is YAML, except for a key that holds only text: a template is full of braces."""
     dotted, equals, text = override.partition("=")
+    where = f"--set {override[:MAX_SHOWN]}{'…' if len(override) > MAX_SHOWN else ''}"
     keys = dotted.strip().split(".")
-    if not equals or not all(keys):
-        raise ConfigurationError(f"--set {override}: write it as section.key=value")
+    if not equals or not all(keys) or len(keys) > MAX_DEPTH:
+        raise ConfigurationError(f"{where}: write it as section.key=value")
     is_text = _is_text(keys)
     try:
-        value = _parse(text, f"--set {override}")
+        value = _parse(text, where)
     except ConfigurationError:
         if not is_text:
             raise
         value = text
     if is_text and not isinstance(value, str | None):
         value = text
-    _put(values, keys, value, f"--set {override}")
+    _put(values, keys, value, where)
 
 
 def _put(values: dict[str, Any], keys: Sequence[str], value: Any, where: str) -> None:

@@ -225,7 +225,10 @@ def test_values_on_the_command_line_are_bounded_as_well(config_file: Path) -> No
         "[&a [x,x,x,x,x,x,x,x,x]" + "".join(f", &{b} [{','.join([f'*{a}'] * 9)}]" for a, b in pairwise("abcdefg")) + "]"
     )
     assert "more than 100000 keys and values" in refusal(config_file, f"validation.severity={bomb}")
-    assert "more than 4194304 characters" in refusal(config_file, f"sampling.seed={'1' * (5 << 20)}")
+    assert "write it as section.key=value" in refusal(config_file, f"{'a.' * 20_000}b=1")
+    message = refusal(config_file, f"sampling.seed={'1' * (5 << 20)}")
+    assert "more than 4194304 characters" in message
+    assert len(message) < 250
 
 
 def test_of_many_errors_the_first_are_told(tmp_path: Path) -> None:
