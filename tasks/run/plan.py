@@ -17,9 +17,11 @@ from sampling.errors import OutputError, SourceError
 from tasks.run.columns import source_columns, unify_shards, write_table
 from tasks.run.folder import RunFolder
 from tasks.source.rows import PreparedRow, QuarantinedRow, SourceReport
+from tasks.source.source_row import value_bytes
 from tasks.store.durable import read_json, sync, write_json
 
 FORMAT = 2  # of rows.parquet and plan.json; since 2 a planned row holds its prompts' token ids
+SHARD_BYTES = 64 << 20  # of rows and prompts; planning takes six times as much memory: 429 MB measured
 # Fields of the column `example`, which quality checks compare prompts and completions with.
 EXAMPLE = ("question", "answer", "solution", "final_answer")
 ROW_SCHEMA = pa.schema(
@@ -73,6 +75,8 @@ def write_plan(
 ) -> Plan:
     """Write every row with its prompts' token ids, in the source's order, one shard in memory at a time.
 
+    A shard of large rows has fewer of them.
+
     Raises SourceError when all rows are quarantined.
     """
     shutil.rmtree(folder.shards, ignore_errors=True)  # of a planning that was interrupted
@@ -81,7 +85,7 @@ def write_plan(
     num_rows = 0
     with open(folder.quarantine, "w", encoding="utf-8") as quarantine:
         good = _without_quarantined(rows, quarantine, counts)
-        while batch := list(islice(good, rows_per_shard)):
+        while batch := list(_take(good, rows_per_shard)):
             shard = folder.shard(len(paths))
             shard.parts.mkdir(parents=True)
             write_table(shard.rows, _to_table(batch))
@@ -109,6 +113,16 @@ def write_plan(
     )
     write_json(folder.plan, asdict(plan))
     return plan
+
+
+def _take(rows: Iterator[PreparedRow], most: int) -> Iterator[PreparedRow]:
+    """Yield the next rows, `most` of them, or fewer that hold SHARD_BYTES: they are in memory together."""
+    num_bytes = 0
+    for row in islice(rows, most):
+        yield row
+        num_bytes += value_bytes(row.fields) + len(row.theta_prompt) + len(row.teacher_prompt)
+        if num_bytes > SHARD_BYTES:
+            return
 
 
 def _without_quarantined(

@@ -44,6 +44,17 @@ def test_rows_are_cut_into_shards_and_bad_ones_counted(tmp_path: Path) -> None:
     ]
 
 
+def test_a_shard_of_large_rows_has_fewer_of_them(tmp_path: Path) -> None:
+    """They are in memory together: 1,000 rows of the largest size would take 32 GB."""
+    rows = [make_row(i, passage="x" * (24 << 20) if i in (1, 2, 3) else "x") for i in range(6)]
+    folder, plan = make_run(make_config(tmp_path), rows)
+    assert (plan.num_rows, plan.num_shards) == (6, 2)
+    assert [pq.read_metadata(folder.shard(i).rows).num_rows for i in range(2)] == [4, 2]
+    rows = [make_row(i, passage="x" * (48 << 20)) for i in range(3)]
+    folder, plan = make_run(make_config(tmp_path / "b"), rows)
+    assert [pq.read_metadata(folder.shard(i).rows).num_rows for i in range(plan.num_shards)] == [2, 1]
+
+
 def test_columns_have_one_type_in_all_shards(tmp_path: Path) -> None:
     rows = [make_row(i, level=i if i < 4 else f"level {i}") for i in range(8)]
     folder, _ = make_run(make_config(tmp_path), rows)
