@@ -66,6 +66,10 @@ class MixtureConfig(Frozen):
         True, description="Draw unstable tokens from the teacher (α = 1); off: only count them."
     )
 
+    merge_endings: bool = Field(
+        True, description="Count all ids that end a completion as one event, whichever of them a model would write."
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _apply_preset(cls, values: Any) -> Any:

@@ -14,7 +14,8 @@ from sampling.engine.model import Model
 from sampling.engine.shared_weights import SharedWeightsEngine
 from sampling.mixture.kernel.launch import supports
 from sampling.mixture.kernel.probe import disagreement
-from sampling.models.folder import eos_ids, model_folder, weights_bytes
+from sampling.models.ending import ending_ids
+from sampling.models.folder import model_folder, weights_bytes
 from sampling.models.memory import context_length
 from sampling.models.vllm_options import device_type, limit_threads
 from sampling.models.vocabulary import check_vocabularies, load_tokenizer
@@ -28,14 +29,14 @@ Tokenizers = tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]
 
 def load(
     theta: ModelConfig, teacher: ModelConfig, engine: EngineConfig, mixture: MixtureConfig
-) -> tuple[LockstepEngine, Tokenizers, frozenset[int]]:
-    """Load both models; return the engine, theta's and the teacher's tokenizers, the ids that end a completion.
+) -> tuple[LockstepEngine, Tokenizers, tuple[int, ...]]:
+    """Load both models; return the engine, theta's and the teacher's tokenizers, `ending_ids`.
 
     On a GPU the mixing kernel is first compared with plain torch under `mixture`'s settings.
     """
     tokenizers = load_tokenizer(theta), load_tokenizer(teacher)
     num_ids = check_vocabularies(*tokenizers)
-    ending = eos_ids(theta) | eos_ids(teacher)  # raises before anything is loaded
+    eos_ids = ending_ids(theta, teacher, tokenizers, num_ids)  # raises before anything is loaded
     limit_threads(weights_bytes(theta) + weights_bytes(teacher))
     device = device_type()
     if engine.async_scheduling is None:
@@ -46,17 +47,22 @@ def load(
         num_ids,
         engine.max_num_seqs,
         steps_in_flight=2 if engine.async_scheduling else 1,
-        fused=device != "cpu" and _kernel_agrees(models, num_ids, mixture),
+        fused=device != "cpu" and _kernel_agrees(models, num_ids, mixture, len(eos_ids) > 1),
     )
-    return lockstep, tokenizers, ending
+    return lockstep, tokenizers, eos_ids
 
 
-def _kernel_agrees(models: tuple[Model, Model], num_ids: int, mixture: MixtureConfig) -> bool:
-    """Return whether the mixing kernel gives the same results as plain torch on this device."""
+def _kernel_agrees(models: tuple[Model, Model], num_ids: int, mixture: MixtureConfig, has_endings: bool) -> bool:
+    """Return whether the mixing kernel gives the same results as plain torch on this device.
+
+    `has_endings`: several ids end a completion, whose merging makes 16-bit logits float32.
+    """
     if not supports(mixture, SamplingConfig()):
         mixture = MixtureConfig()  # later calls may bring settings that the kernel supports
-    theta, teacher = models
-    wrong = disagreement(theta.device, num_ids, mixture, (theta.dtype, teacher.dtype))
+    theta = models[0]
+    is_merged = has_endings and mixture.merge_endings
+    dtypes = [torch.promote_types(model.dtype, torch.float32) if is_merged else model.dtype for model in models]
+    wrong = disagreement(theta.device, num_ids, mixture, (dtypes[0], dtypes[1]))
     if wrong is not None:
         logger.warning("plain torch mixes, which is slower: on this device the mixing kernel gives %s", wrong)
     return wrong is None

@@ -41,7 +41,7 @@ ARROWS = {
     "sampling/engine": "sampling/mixture sampling/mixture/kernel sampling/models sampling/processes sampling/base",
     "sampling/mixture/kernel": "sampling/mixture sampling/base",
     "sampling/mixture": "sampling/base",
-    "sampling/models": "sampling/processes sampling/base",
+    "sampling/models": "sampling/processes sampling/prompts sampling/base",
     "sampling/prompts": "sampling/processes sampling/base",
     "sampling/processes": "sampling/base",
     "validations/report": "validations validations/measure",

@@ -11,6 +11,7 @@ from sampling.engine.host_copy import on_device
 from sampling.engine.request import Request
 from sampling.engine.stats import SamplingStats
 from sampling.errors import NonFiniteLogitsError
+from sampling.mixture.endings import merge_endings
 from sampling.mixture.kernel.launch import draw as fused_draw
 from sampling.mixture.kernel.launch import supports
 from sampling.mixture.torch_draw import FLAGS, draw_torch
@@ -30,7 +31,7 @@ class MixtureSampler:
         theta_logits: Tensor,  # [B, V_theta] any float
         teacher_logits: Tensor,  # [B, V_teacher] any float
         num_ids: int,  # columns that both models know
-        ids: Tensor | None = None,  # [B, num_ids] int64: the columns' ids; None: columns are ids
+        ids: Tensor | None = None,  # [B, num_ids] int64: the columns' ids, their endings merged; None: columns are ids
         likeliest: Tensor | None = None,  # [B, num_ids] bool: see sampling.mixture.mixture.mix
     ) -> tuple[Tensor, Tensor]:
         """Return tokens [B] int64 with their diagnostics [B, DIAGNOSTICS + FLAGS] float64, both on the device.
@@ -51,7 +52,13 @@ class MixtureSampler:
                     [rows[index] for index in indices], theta_logits[at], teacher_logits[at], num_ids, *options
                 )
             return token_ids, diagnostics
-        mixture, sampling = rows[0].context.mixture, rows[0].context.sampling
+        context = rows[0].context
+        mixture, sampling = context.mixture, context.sampling
+        if context.merged_ids and ids is None:
+            theta_logits, teacher_logits = (
+                merge_endings(logits, context.merged_ids, sampling.temperature)
+                for logits in (theta_logits, teacher_logits)
+            )
         positions = on_device([row.num_drawn for row in rows], theta_logits.device)
         keys = on_device([row.key for row in rows], theta_logits.device)
         for row in rows:

@@ -27,11 +27,16 @@ class RequestContext:
 
     mixture: MixtureConfig
     sampling: SamplingConfig
-    eos_ids: frozenset[int]
+    eos_ids: tuple[int, ...]  # each ends a completion; the first stands for all where endings are merged
     tokenizer: PreTrainedTokenizerBase
     inbox: Inbox = field(default_factory=deque)
     streamed: bool = False
     finisher: Executor | None = None  # builds the outputs of finished rows; None: build them inline
+
+    @property
+    def merged_ids(self) -> tuple[int, ...]:
+        """Return the ids to count as one event, the first of them standing for all; empty where there is nothing to."""
+        return self.eos_ids if self.mixture.merge_endings and len(self.eos_ids) > 1 else ()
 
 
 class Request:

@@ -1,4 +1,4 @@
-"""A reader of a model's folder: config, EOS ids, shapes of the weights."""
+"""A reader of a model's folder: config, shapes of the weights."""
 
 from __future__ import annotations
 
@@ -64,19 +64,6 @@ def load_config(model: ModelConfig) -> Any:
     except Exception as error:
         raise ModelError(f"{model.model} has a config.json that cannot be read: {first_line(error)}") from error
     return config.get_text_config()
-
-
-def eos_ids(model: ModelConfig) -> frozenset[int]:
-    """Return every EOS id of the model's generation_config, else of its config."""
-    from transformers import GenerationConfig
-
-    folder = model_folder(model)
-    ids = None
-    if (folder / "generation_config.json").is_file():
-        ids = GenerationConfig.from_pretrained(folder).eos_token_id
-    if ids is None:
-        ids = getattr(load_config(model), "eos_token_id", None)
-    return frozenset(ids if isinstance(ids, (list, tuple)) else () if ids is None else [ids])
 
 
 def weights_bytes(model: ModelConfig, float_bytes: int | None = None) -> int:

@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 from sampling.bounds import Bounds
 from sampling.config import ModelConfig
 from sampling.errors import VocabularyMismatchError
-from sampling.models.folder import eos_ids
+from sampling.models.ending import ending_ids
 from sampling.models.vocabulary import check_vocabularies, load_tokenizer
 from sampling.permissions import check_server
 from sampling.served.client import ModelClient
@@ -21,8 +21,8 @@ NUM_PROBED_IDS = 200  # evenly spread over the vocabulary
 
 def connect(
     theta: ModelConfig, teacher: ModelConfig, config: HttpConfig, bounds: Bounds | None = None
-) -> tuple[HttpEngine, tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase], frozenset[int]]:
-    """Return the engine, theta's and the teacher's tokenizer, every id that ends a completion.
+) -> tuple[HttpEngine, tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase], tuple[int, ...]]:
+    """Return the engine, theta's and the teacher's tokenizer, `ending_ids`.
 
     Raises ForbiddenError, ServerError, ServerRefusedError, ModelError, VocabularyMismatchError.
     """
@@ -59,7 +59,7 @@ def connect(
                     f"{client.name}'s server ({client.info.model}) has another tokenizer than {model.model}: a probe"
                     f" of {len(ours)} tokens differs from token {index} on; give the folder or Hub id of what it serves"
                 )
-        return engine, tokenizers, eos_ids(models[0]) | eos_ids(models[1])
+        return engine, tokenizers, ending_ids(models[0], models[1], tokenizers, engine.num_ids)
     except BaseException:
         engine.close()
         raise

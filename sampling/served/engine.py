@@ -180,6 +180,7 @@ class HttpEngine:
             teacher_ids=row.teacher_prompt + tokens,
             temperature=row.context.sampling.temperature,
             target_top_p=_top_p(row),
+            eos_ids=row.context.merged_ids,
         )
         self._loop.call_soon_threadsafe(self._start, request_id, request)
 

@@ -23,6 +23,7 @@ class LogprobRequest:
     teacher_ids: tuple[int, ...]
     temperature: float
     target_top_p: float | None  # of the trust region; None: there is none
+    eos_ids: tuple[int, ...] = ()  # counted as one event, for which the first stands
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +73,19 @@ class ServedPair:
         (theta, theta_s), (teacher, teacher_s) = await asyncio.gather(
             *(self._top(client, prompt, request) for client, prompt in pairs)
         )
-        support = self._merge(theta, teacher, request.temperature)
+        support = self._merge(theta, teacher, request)
         missing = _missing_ids(support, request.target_top_p)
         can_name = self._config.name_ids and all(client.info.can_name_ids for client in self.clients)
         is_named = can_name and any(len(ids) for ids in missing)
         if is_named:
+            named = [self._with_endings(ids, request.eos_ids) for ids in missing]
             theta, teacher = await asyncio.gather(
                 *(
                     _with_named(client, prompt, token, ids, request.key)
-                    for (client, prompt), token, ids in zip(pairs, (theta, teacher), missing, strict=True)
+                    for (client, prompt), token, ids in zip(pairs, (theta, teacher), named, strict=True)
                 )
             )
-            support = self._merge(theta, teacher, request.temperature)
+            support = self._merge(theta, teacher, request)
         return LogprobResponse(support, is_named, theta_s, teacher_s)
 
     async def _top(
@@ -95,15 +97,23 @@ class ServedPair:
         while True:
             top_k = min(top_k, most)
             token = await client.next_token(prompt, top_k, row=request.key)
-            if top_k >= most or self._partial(token, request.temperature).tail_share <= self._config.max_tail_mass:
+            if top_k >= most or self._partial(token, request).tail_share <= self._config.max_tail_mass:
                 return token, time.perf_counter() - start
             top_k *= 4
 
-    def _merge(self, theta: NextToken, teacher: NextToken, temperature: float) -> MergedSupport:
-        return merge(self._partial(theta, temperature), self._partial(teacher, temperature))
+    def _merge(self, theta: NextToken, teacher: NextToken, request: LogprobRequest) -> MergedSupport:
+        return merge(self._partial(theta, request), self._partial(teacher, request))
 
-    def _partial(self, token: NextToken, temperature: float) -> PartialDistribution:
-        return partial_distribution(token.ids, token.logprobs, token.num_top, self.num_ids, temperature)
+    def _partial(self, token: NextToken, request: LogprobRequest) -> PartialDistribution:
+        return partial_distribution(
+            token.ids, token.logprobs, token.num_top, self.num_ids, request.temperature, request.eos_ids
+        )
+
+    def _with_endings(self, ids: Ints, eos_ids: tuple[int, ...]) -> Ints:
+        """Return ids to name, with every ending that both models know in the place of the one that stands for all."""
+        if not eos_ids or eos_ids[0] not in ids:
+            return ids
+        return np.union1d(ids, [token_id for token_id in eos_ids if token_id < self.num_ids])
 
 
 async def _with_named(client: ModelClient, prompt: tuple[int, ...], token: NextToken, ids: Ints, key: int) -> NextToken:

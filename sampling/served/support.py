@@ -14,6 +14,7 @@ tokenizer's ids are assumed to have no mass, as in trained models. Their mass co
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,19 +60,21 @@ class MergedSupport:
 
 
 def partial_distribution(
-    ids: Ints, logprobs: Floats, num_top: int, num_ids: int, temperature: float
+    ids: Ints, logprobs: Floats, num_top: int, num_ids: int, temperature: float, eos_ids: Sequence[int] = ()
 ) -> PartialDistribution:
     """Return one model's reply at a temperature.
 
     `ids`, `logprobs` [K]: natural log, full distribution at T = 1; the first `num_top` are the likeliest, the others
-    named. Ids from `num_ids` on are missing in the other model: their mass stays in the tail. T = 0 counts as 1: the
+    named. Ids from `num_ids` on are missing in the other model: their mass stays in the tail. Those of `eos_ids` are
+    one event, for which the first stands; what the reply lacks of them stays in the tail. T = 0 counts as 1: the
     argmax is taken of that q*. At T ≠ 1 a tail of mass t over m ids of at most l each has weights that sum to at most
     t·l^(1/T−1) for T < 1 (as few ids as can hold it), m·(t/m)^(1/T) for T > 1 (all alike): these bounds are used.
     """
     least = float(logprobs[:num_top].min()) if num_top else 0.0
-    shared = ids < num_ids
+    ending = np.isin(ids, eos_ids)
+    shared = (ids < num_ids) | ending
     is_top = (np.arange(len(ids)) < num_top)[shared]
-    ids, logprobs = ids[shared], logprobs[shared]
+    ids, logprobs, ending = ids[shared], logprobs[shared], ending[shared]
     power = 1.0 / (temperature or 1.0)
     tail = max(MIN_TAIL, 1.0 - float(np.exp(logprobs).sum()))
     num_left = num_ids - len(ids)
@@ -83,7 +86,12 @@ def partial_distribution(
         log_tail = math.log(tail)
     else:
         log_tail = math.log(num_left) + power * math.log(tail / num_left)
-    return PartialDistribution(ids, logprobs * power, is_top, log_tail)
+    log_weights = logprobs * power
+    if ending.any():
+        ids = np.append(ids[~ending], eos_ids[0])
+        log_weights = np.append(log_weights[~ending], np.logaddexp.reduce(log_weights[ending]))
+        is_top = np.append(is_top[~ending], is_top[ending].any())
+    return PartialDistribution(ids, log_weights, is_top, log_tail)
 
 
 def merge(theta: PartialDistribution, teacher: PartialDistribution) -> MergedSupport:

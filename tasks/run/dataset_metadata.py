@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-from sampling.models.folder import eos_ids
+from sampling.models.ending import model_ending_ids
 from sampling.prompts.sandbox import SANDBOX
 from sampling.prompts.templates import Prompt, PromptTemplate, Row
 from tasks.config import PipelineConfig, PromptConfig
@@ -69,7 +69,9 @@ def write_metadata(
         "teacher_sees_reference": bool(named & report.hidden),
         "theta_turn": _turn(theta, prompts.theta),
         "teacher_turn": _turn(teacher, prompts.teacher),
-        "eos_ids": sorted(eos_ids(config.models.theta) | eos_ids(config.models.teacher)),
+        "eos_ids": sorted(
+            {*model_ending_ids(config.models.theta, theta), *model_ending_ids(config.models.teacher, teacher)}
+        ),
         "stop_token_ids": list(config.sampling.stop_token_ids),
         "theta_bos": theta.bos_token,
         "teacher_bos": teacher.bos_token,

@@ -38,7 +38,7 @@ def main() -> None:
             for seed in (1, 2)
         )
         with DualSampler(teacher, theta, engine=EngineConfig(max_num_seqs=args.rows)) as sampler:
-            sampler.eos_ids = frozenset()
+            sampler.eos_ids = ()
             moments = _record(sampler, args.rows, args.max_tokens)
     print(f"{args.rows} rows; ms a step, mean of {WINDOW} steps\n")
     print(f"{'at token':>9} {'theta':>8} {'teacher':>8} {'mixing':>8} {'rest':>8}")

@@ -107,7 +107,7 @@ def _coupled(job: Job) -> Draw:
         engine=job.engine,
         http=HttpConfig(max_in_flight=job.rows),
     )
-    sampler.eos_ids = frozenset()  # every row runs to max_tokens, as with ignore_eos
+    sampler.eos_ids = ()  # every row runs to max_tokens, as with ignore_eos
 
     def draw(prompts: Prompts, max_tokens: int) -> Wave:
         rows = [DualPrompt(teacher=ids, theta=ids, id=str(index)) for index, ids in enumerate(prompts)]

@@ -164,7 +164,7 @@ def test_a_refusal_names_key_value_and_what_is_allowed(config_file: Path, overri
 
 def test_all_errors_are_listed_unknown_keys_first(config_file: Path) -> None:
     first, *others = refusal(config_file, "sampling.n=0", "sampling.seed=-1", "mixture.presett=a").split(
-        "auto_fallback; "
+        "merge_endings; "
     )
     assert first.startswith("mixture.presett: 'a' is not allowed: ")
     assert others == [

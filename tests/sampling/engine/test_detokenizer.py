@@ -53,7 +53,7 @@ def test_any_sequence_of_tokens_has_the_decoders_text(kind: str) -> None:
     (word,) = tokenizer.convert_tokens_to_ids(["the" if kind != "bytes" else "a"])
     rng = np.random.default_rng(len(kind))
     for _ in range(NUM_SEQUENCES):
-        token_ids = rng.integers(len(tokenizer), size=rng.integers(1, MOST_TOKENS)).tolist() + [word]
+        token_ids = [*rng.integers(len(tokenizer), size=rng.integers(1, MOST_TOKENS)).tolist(), word]
         detokenizer = Detokenizer(tokenizer)
         for token_id in token_ids:
             detokenizer.append(token_id)

@@ -81,7 +81,7 @@ def fake_engine(steps_in_flight: int) -> tuple[LockstepEngine, FakeModel]:
     """Return an engine of two fake models with one row of 4 tokens, and its theta."""
     theta = FakeModel()
     engine = LockstepEngine(theta, FakeModel(), 8, 2, steps_in_flight=steps_in_flight)
-    context = RequestContext(MixtureConfig(), SamplingConfig(max_tokens=4), frozenset(), byte_tokenizer())
+    context = RequestContext(MixtureConfig(), SamplingConfig(max_tokens=4), (), byte_tokenizer())
     engine.scheduler.add(Request("row", 0, (1,), (1,), context))
     return engine, theta
 

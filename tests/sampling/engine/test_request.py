@@ -26,7 +26,7 @@ def run(
     context = RequestContext(
         MixtureConfig.preset("balanced"),
         SamplingConfig(**sampling),  # type: ignore[arg-type]
-        frozenset([tokenizer.eos_token_id]),
+        (tokenizer.eos_token_id,),
         tokenizer,
         deque(),
         streamed,

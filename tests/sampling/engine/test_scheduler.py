@@ -31,7 +31,7 @@ class Limits:
 
 def make_row(theta: int, teacher: int, max_tokens: int = 10, name: str = "row") -> Request:
     sampling = SamplingConfig(max_tokens=max_tokens)
-    shared = RequestContext(MixtureConfig.preset("balanced"), sampling, frozenset(), cast(Any, None), deque())
+    shared = RequestContext(MixtureConfig.preset("balanced"), sampling, (), cast(Any, None), deque())
     return Request(name, 0, (1,) * theta, (1,) * teacher, shared)
 
 

@@ -13,12 +13,11 @@ from safetensors.torch import load_file, save_file
 from sampling import ModelConfig
 from sampling.config import DummyModel
 from sampling.errors import ModelError
-from sampling.models.folder import eos_ids, load_config, weights_bytes
+from sampling.models.folder import load_config, weights_bytes
 
 
-def test_config_eos_and_bytes_are_read(tiny_pair: tuple[Path, Path]) -> None:
+def test_config_and_bytes_are_read(tiny_pair: tuple[Path, Path]) -> None:
     model = ModelConfig(model=str(tiny_pair[0]))
-    assert eos_ids(model) == {256}
     assert load_config(model).num_hidden_layers == 2
     file = tiny_pair[0] / "model.safetensors"
     header = int.from_bytes(file.read_bytes()[:8], "little")
@@ -58,31 +57,6 @@ def test_a_truncated_file_is_named(tiny_pair: tuple[Path, Path], tmp_path: Path)
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(ModelError, match=r"model\.safetensors cannot be read: .*; fetch it again"):
         weights_bytes(ModelConfig(model=str(folder)))
-
-
-@pytest.mark.parametrize(
-    ("generation", "config", "expected"),
-    [
-        ({"eos_token_id": [3, 5]}, 7, {3, 5}),
-        ({"eos_token_id": 3}, 7, {3}),
-        ({}, 7, {7}),
-        (None, 7, {7}),
-        (None, None, set()),
-    ],
-)
-def test_eos_ids_come_from_the_generation_config_first(
-    generation: dict[str, object] | None,
-    config: int | None,
-    expected: set[int],
-    tiny_pair: tuple[Path, Path],
-    tmp_path: Path,
-) -> None:
-    values = json.loads((tiny_pair[0] / "config.json").read_text())
-    values["eos_token_id"] = config
-    (tmp_path / "config.json").write_text(json.dumps(values))
-    if generation is not None:
-        (tmp_path / "generation_config.json").write_text(json.dumps(generation))
-    assert eos_ids(ModelConfig(model=str(tmp_path))) == expected
 
 
 def test_the_error_of_a_malformed_config_is_one_line(tmp_path: Path) -> None:

@@ -54,6 +54,20 @@ def test_ids_that_only_one_model_has_count_to_the_tail() -> None:
     assert side.log_tail == pytest.approx(math.log(0.3))
 
 
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_endings_are_one_event(temperature: float) -> None:
+    """Ids 4 and 99 end a completion, too; 99 is missing in the other model."""
+    logprobs = np.log([0.4, 0.3, 0.2, 0.1])
+    side = partial_distribution(np.array([4, 1, 99, 7]), logprobs, 3, 10, temperature, eos_ids=(7, 4, 99, 8))
+    assert side.ids.tolist() == [1, 7]
+    weights = np.exp(logprobs / temperature)
+    assert np.exp(side.log_weights) == pytest.approx([weights[1], weights[0] + weights[2] + weights[3]])
+    assert side.is_top.tolist() == [True, True]
+    assert side.tail_share < 1e-2
+    without = partial_distribution(np.array([1]), logprobs[1:2], 1, 10, temperature, eos_ids=(7, 4))
+    assert without.ids.tolist() == [1]  # all endings are in the tail
+
+
 @pytest.mark.parametrize("temperature", [0.3, 0.7, 1.0, 1.5, 4.0])
 @pytest.mark.parametrize("k", [1, 5, 20, 59])
 def test_the_tail_is_no_smaller_than_the_true_one(temperature: float, k: int) -> None:

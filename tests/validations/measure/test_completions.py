@@ -79,7 +79,7 @@ def outputs(draw: st.DrawFn) -> tuple[DualOutput, frozenset[int]]:
         stop=tuple(draw(st.lists(st.sampled_from(["ab", "é", " b", "a"]), max_size=2))),
         stop_token_ids=tuple(sorted(stop_ids)),
     )
-    made = RequestContext(MixtureConfig.preset("balanced"), sampling, frozenset([EOS]), TOKENIZER)
+    made = RequestContext(MixtureConfig.preset("balanced"), sampling, (EOS,), TOKENIZER)
     row = Request("id", 0, (1,), (1,), made)
     for token_id in ids:
         if row.append(token_id, np.zeros(len(DIAGNOSTICS))):
