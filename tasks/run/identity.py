@@ -34,7 +34,7 @@ def identity_of(config: PipelineConfig, report: SourceReport) -> Identity:
 
     Of models that are loaded here it also holds the precision, the device and the versions of vLLM and torch: a float32
     run on a CPU does not go on in bfloat16 on a GPU. Left out: paths, shards, retries, limits, the published location,
-    and the batch size, because a draw depends on (seed, row id, sample index, position) alone.
+    and the batch size: given the logits, a draw depends on (seed, row id, sample index, position) alone.
     """
     return {
         "revision": SAMPLING_REVISION,
