@@ -52,7 +52,7 @@ def test_companions_of_every_format(name: str) -> None:
             example(**{column: value})
 
 
-@pytest.mark.parametrize("name", set(ROWS) - {"sharegpt", "messages"})
+@pytest.mark.parametrize("name", sorted(set(ROWS) - {"sharegpt", "messages"}))
 @pytest.mark.parametrize("column", ["context", "passage"])
 def test_a_passage_stands_before_the_question(name: str, column: str) -> None:
     example = ADAPTERS[name].example
