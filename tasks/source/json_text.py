@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any, TextIO
@@ -21,11 +22,25 @@ _CLOSERS = {"]": -1, "}": -1, "[": 1, "{": 1}
 _SPACE = re.compile(r"\s*")
 _COMMA = re.compile(r"\s*,\s*(?=\{)")
 _OBJECTS = re.compile(r"\[\s*\{")  # the start of a list of objects
-_DECODER = json.JSONDecoder()
 
 
-class Oversize(ValueError):
-    """A value that is larger, or nests more, than what is parsed; `end` is where it ends, None if that is not known."""
+class _RepeatedKeyError(ValueError):
+    """An object with two values of one name: readers differ in which they keep."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        repeated = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise _RepeatedKeyError(f"an object names a key twice: {repeated!r:.100}")
+    return fields
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+
+
+class BadValue(ValueError):
+    """A value that is too large, nests too deep or repeats a key; `end` is where it ends, None if that is not known."""
 
     def __init__(self, reason: str, problem: str, end: int | None) -> None:
         super().__init__(problem)
@@ -35,19 +50,21 @@ class Oversize(ValueError):
 def parse(text: str, bounds: Bounds, begin: int = 0) -> tuple[Any, int]:
     """Return the JSON value at `begin`, and where it ends.
 
-    Raises Oversize before a text is parsed that would take more memory than a row may, or nests too deep; ValueError
-    if it is not JSON, or not whole.
+    Raises BadValue before a text is parsed that would take more memory than a row may, if it nests too deep, or repeats
+    a key; ValueError if it is not JSON, or not whole.
     """
     if len(text) - begin > SMALL_CHARS:
         _check(text, begin, bounds)
     try:
         return _DECODER.raw_decode(text, begin)
+    except _RepeatedKeyError as error:
+        raise BadValue("repeated_key", str(error), _extent(text, begin)) from None
     except RecursionError:
-        raise Oversize("too_deep", "it nests too many lists or objects (recursion)", _extent(text, begin)) from None
+        raise BadValue("too_deep", "it nests too many lists or objects (recursion)", _extent(text, begin)) from None
 
 
 def _check(text: str, begin: int, bounds: Bounds) -> None:
-    """Raise Oversize if the value at `begin` has more inner values than `bounds.row_bytes` allows."""
+    """Raise BadValue if the value at `begin` has more inner values than `bounds.row_bytes` allows."""
     most = bounds.row_bytes // VALUE_BYTES
     depth = count = 0
     for token in _TOKENS.finditer(text, begin):
@@ -57,7 +74,7 @@ def _check(text: str, begin: int, bounds: Bounds) -> None:
             return
         if count > most:
             problem = f"its values take more than bounds.row_bytes ({bounds.row_bytes}), {VALUE_BYTES} bytes each"
-            raise Oversize("too_large", problem, _extent(text, begin))
+            raise BadValue("too_large", problem, _extent(text, begin))
 
 
 def _extent(text: str, begin: int) -> int | None:
@@ -110,7 +127,7 @@ class JsonText:
         return found
 
     def value(self) -> Any:
-        """Return the next value, an `Oversize` in place of one that is too large. Raises SourceError if there is none.
+        """Return the next value, a `BadValue` in place of one that is refused. Raises SourceError if there is none.
 
         A value of unknown end (`bounds.line_bytes` do not hold it) is a SourceError as well.
         """
@@ -123,7 +140,7 @@ class JsonText:
         while True:
             try:
                 value, end = parse(self._buffer, self._bounds, self._position)
-            except Oversize as oversize:
+            except BadValue as oversize:
                 if oversize.end is not None:
                     self._position = oversize.end
                     return oversize
@@ -182,6 +199,8 @@ class JsonText:
                 found = key
                 yield from self.items()
                 continue
+            if key in members:
+                raise self.error(f"an object names a key twice: {key!r:.100}")
             members[key] = self.value()
             if (size := size + len(key) + value_bytes(members[key])) > self._bounds.line_bytes:
                 raise self.too_long("an object", f"no list of rows before is named {', '.join(WRAPPERS)}")

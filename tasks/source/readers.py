@@ -20,7 +20,7 @@ from sampling.bounds import Bounds
 from sampling.errors import SourceError
 from tasks.source.columnar import read_columnar
 from tasks.source.example import listed
-from tasks.source.json_text import SMALL_CHARS, JsonText, Oversize, parse
+from tasks.source.json_text import SMALL_CHARS, BadValue, JsonText, parse
 from tasks.source.opening import BROKEN, OPENERS, lines, open_file
 from tasks.source.source_row import QuarantinedRow, Rows, SourceRow, not_utf8, one_line, to_row
 
@@ -104,7 +104,7 @@ def _jsonl(path: Path, bounds: Bounds) -> Rows:
 def _json_line(location: str, text: str, bounds: Bounds) -> SourceRow | QuarantinedRow:
     try:
         value, end = parse(text.strip(), bounds)
-    except Oversize as error:
+    except BadValue as error:
         return QuarantinedRow(location, error.reason, str(error))
     except ValueError as error:
         return QuarantinedRow(location, "not_json", one_line(error))
@@ -137,7 +137,7 @@ def _documents(path: Path, bounds: Bounds) -> Rows:
     with _open_text(path) as file:
         for number, value in enumerate(JsonText(file, str(path), bounds).rows(), start=1):
             location = f"{path}:{number}"
-            if isinstance(value, Oversize):
+            if isinstance(value, BadValue):
                 yield QuarantinedRow(location, value.reason, str(value))
             else:
                 yield to_row(location, value, bounds)

@@ -59,6 +59,15 @@ def test_an_element_that_nests_too_deep_costs_its_row_alone(tmp_path: Path) -> N
     assert fields_of([rows[0], rows[2]]) == [{"n": 1}, {"n": 2}]
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_a_repeated_key_costs_its_row_alone(tmp_path: Path, name: str) -> None:
+    rows = ['{"n": 1}', '{"n": {"a": 2, "a": 3}}', '{"n": 4}']
+    text = "\n".join(rows) if name == "a.jsonl" else f"[{','.join(rows)}]"
+    first, bad, last = read(tmp_path / name, text.encode())
+    assert bad == QuarantinedRow(f"{tmp_path / name}:2", "repeated_key", "an object names a key twice: 'a'")
+    assert fields_of([first, last]) == [{"n": 1}, {"n": 4}]
+
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
