@@ -12,7 +12,7 @@ from validations.text.notation import LITERAL, Quantity, items, plain, quantity,
 
 # What follows is a reason or the next sentence.
 REASON = re.compile(
-    r"[.?。](?=\s|$)|,?\s\(?(?:because|since|as|so|not|which|where|when|that|from|for|who|after|each|every)\b",
+    r"[.?。](?=\s|$)|,?\s\(?(?:because|since|as|so|not|which|where|when|that|from|for|who|after|each|every|in|on|at|with|during)\b",
     re.IGNORECASE,
 )
 SEVERAL = re.compile(r" (?:and|or) |, ")

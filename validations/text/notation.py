@@ -20,9 +20,13 @@ _PAIRS = frozenset(("()", "[]", "''", '""', "“”", "‘’", "«»", "「」"
 LITERAL = re.compile(
     r"\d+ ?[-:] ?\d+|\d{1,4}([-./])\d{1,2}\1\d{1,4}|\d{1,2}:\d{2}(?::\d{2})? ?(?:[ap]\.? ?m\.?)?", re.IGNORECASE
 )
-_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{4,}|[^\W\d_a-zA-Z]{2,}")  # shorter: products, 2xy, or functions, sin
+# Shorter ones, unless they stand alone, are products: 2xy.
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{4,}|(?<![^ ])[A-Za-z]{2,3}(?= )|[^\W\d_a-zA-Z]{2,}")
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[^{}]*\}")
-_FUNCTIONS = frozenset(("sinh", "cosh", "tanh", "sqrt", "arcsin", "arccos", "arctan", "frac", "pmod"))
+_FUNCTIONS = frozenset(
+    ("sinh", "cosh", "tanh", "sqrt", "arcsin", "arccos", "arctan", "frac", "pmod", "sin", "cos", "tan", "log", "ln",
+     "exp", "lim", "max", "min", "gcd", "lcm", "mod", "det", "and", "or")
+)  # fmt: skip
 _MATHEMATICS = re.compile(r"\d|\\[A-Za-z]|[-+*/^=<>]")
 
 _SYMBOLS = str.maketrans(
@@ -175,6 +179,8 @@ def _is_unit(unit: str, *, is_apart: bool) -> bool:
     words = unit.split()
     if not words or len(words) > 5 or {"and", "or"}.intersection(words):
         return False
+    if unit[0] >= "\u2e80":  # 5元
+        return True
     if Quantity("", unit).size() is not None:
         return is_apart or len(unit) > 1
     return is_apart and max(map(len, words)) > 2
