@@ -34,20 +34,21 @@ MAX_FAILING = 3  # shards in a row: then the shards are not the cause
 
 
 @flow(name="sample-shards")
-def sample_shards(work: str) -> int:
+def sample_shards(work: str, run_sha256: str | None = None) -> int:
     """Sample each remaining shard that no other run samples; return how many those were.
 
     Args:
         work: The run's work folder, <root>/<name>/.work/<version>, or its URL.
+        run_sha256: The digest of the run.json in it, which the run that waits for the shards logs; a URL needs it.
     """
     with cancellation_polling():
-        return _sample_shards(work)
+        return _sample_shards(work, run_sha256)
 
 
-def _sample_shards(work: str) -> int:
+def _sample_shards(work: str, run_sha256: str | None = None) -> int:
     limit_deployment()
     check_output(work, "work")
-    folder, config = RunFolder.at(work, storage_options(work))
+    folder, config = RunFolder.at(work, storage_options(work), run_sha256)
     ours = installed_engine()
     if (theirs := folder.identity.get("engine", ours)) != ours:
         raise OutputError(f"{work} was begun on {theirs}; {socket.gethostname()} has {ours}: install the same there")

@@ -19,6 +19,7 @@ from prefect.states import Cancelled, Cancelling, Crashed
 
 from sampling.errors import ConfigurationError
 from tasks.run.folder import RunFolder
+from tasks.store.durable import sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,12 @@ class SamplingRuns:
             if current is not None:
                 client.update_flow_run_labels(current.id, {TAG_LABEL: self._tag})
             # An earlier run in this work folder may have been killed while the runs that it started go on.
-            self._ended_before = {run.id for run in _read(client, self._tag) if _has_ended(run)}
+            # Those that still wait would refuse this run's run.json where it differs.
+            self._ended_before = set()
+            for run in _read(client, self._tag):
+                if _waits(run) or _has_ended(run):
+                    _cancel(client, run)
+                    self._ended_before.add(run.id)
 
     def num_workers(self) -> int:
         """Return how many workers of the pool are online, without the one that runs the current flow run."""
@@ -77,17 +83,18 @@ class SamplingRuns:
             return max(0, self._num_online(client) - self._holds_worker)
 
     def start(self) -> None:
-        """Start one more run, which Prefect shows below the current flow run."""
+        """Start one more run, which Prefect shows below the current flow run; the run's run.json must be written."""
         self._num_started += 1
+        run_sha256 = sha256_of(self._folder.work / "run.json")
         run = run_deployment(
             self.deployment,
-            parameters={"work": self._work},
+            parameters={"work": self._work, "run_sha256": run_sha256},
             flow_run_name=f"{self._folder.name} {self._folder.version} #{self._num_started}",
             tags=[self._tag],
             timeout=0,
         )
         assert isinstance(run, FlowRun)  # a coroutine only in an event loop
-        logger.info("asked %s for %s", self.deployment, run.name)
+        logger.info("asked %s for %s: work %s, run_sha256 %s", self.deployment, run.name, self._work, run_sha256)
 
     def read(self) -> list[FlowRun]:
         """Return the runs that had not ended at the beginning, and those started since."""

@@ -64,16 +64,24 @@ class RunFolder:
         return cls(root, config.name, version, identity, mirror)
 
     @classmethod
-    def at(cls, work: str, options: Mapping[str, Any] | None = None) -> tuple[RunFolder, PipelineConfig]:
+    def at(
+        cls, work: str, options: Mapping[str, Any] | None = None, run_sha256: str | None = None
+    ) -> tuple[RunFolder, PipelineConfig]:
         """Return the run whose work folder or URL is `work`, with its configuration.
 
-        Raises OutputError when there is none.
+        `run_sha256`: of its run.json, 64 hex digits, which a URL needs: whoever may write to an object store could name
+        another server or model there. Raises OutputError when there is none, or another one.
         """
         if work.count("/") < 4:
             raise OutputError(f"{work!r} is no run's work folder: <root>/<name>/.work/<version>")
         parent, name, _, version = work.rstrip("/").rsplit("/", 3)
         root, mirror = _open_root(parent, options)
         path = root / name / ".work" / version
+        if mirror is not None and run_sha256 is None:
+            raise OutputError(
+                f"{work} is in an object store, whose run.json may be anybody's; give run_sha256, its digest, which the"
+                " run that waits for the shards logs"
+            )
         if mirror is not None:
             mirror.pull(path, lambda name: "/" not in name)  # without the shards
         run = read_json(path / "run.json")
@@ -81,6 +89,11 @@ class RunFolder:
             raise OutputError(
                 f"{work} holds no run.json on {socket.gethostname()}; mount the run's publish.root there at the same"
                 " path, or start the run first"
+            )
+        if run_sha256 is not None and (found := sha256_of(path / "run.json")) != run_sha256.lower():
+            raise OutputError(
+                f"{work} holds a run.json with sha256 {found}, not {run_sha256!r} (run_sha256): another configuration"
+                " than that of the run that waits for the shards; start that run again"
             )
         return cls(root, name, version, run["identity"], mirror), PipelineConfig.model_validate(run["config"])
 
