@@ -14,7 +14,7 @@ MAX_FILES = 13  # of a room, its __init__.py not counted
 
 # Every arrow between rooms: a room, and the rooms that it imports. A room is a folder; `sampling` itself is two:
 # what every other room of it stands on, and the library's face, which stands on all of them.
-BASE = {"bounds", "config", "environment", "errors", "permissions", "record", "results"}
+BASE = {"bounds", "config", "environment", "errors", "links", "permissions", "record", "results"}
 ARROWS = {
     "flows/cli": "flows flows/cli/bench flows/demo flows/orchestration tasks tasks/publish tasks/source"
     " sampling sampling/engine sampling/models sampling/prompts sampling/served sampling/base validations",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sampling.config import ModelConfig
 from sampling.errors import ModelError
+from sampling.links import outside
 from sampling.permissions import check_code
 from sampling.processes.errors import first_line
 
@@ -23,8 +25,8 @@ Weight = tuple[str, tuple[int, ...]]  # safetensors' name of the dtype, shape
 def model_folder(model: ModelConfig) -> Path:
     """Return the model's folder: a local one, or the Hub snapshot of its revision, downloaded when missing.
 
-    Raises ModelError when there is no such folder or snapshot, or no config.json in it, ForbiddenError when it is to
-    bring code and none may run.
+    Raises ModelError when there is no such folder or snapshot, no config.json in it, or a link that leaves it,
+    ForbiddenError when it is to bring code and none may run.
     """
     if model.trust_remote_code:
         check_code(f"trust_remote_code of the model {model.model!r}")
@@ -33,6 +35,7 @@ def model_folder(model: ModelConfig) -> Path:
         # A served model's weights are on its server, a DummyModel needs none.
         needed = [pattern for pattern in NEEDED if pattern != WEIGHTS or (model.has_weights and not model.urls)]
         folder = snapshot(model.model, model.revision, needed)
+    check_files(folder)
     if not (folder / "config.json").is_file():
         raise ModelError(f"{model.model} is no model: {folder} holds no config.json; give a model's folder")
     return folder
@@ -52,6 +55,23 @@ def snapshot(name: str, revision: str | None, needed: Sequence[str]) -> Path:
             f"model {name!r} is neither a folder here nor to be had from the Hub"
             f" ({type(error).__name__}); check the name, or download it first"
         ) from error
+
+
+def check_files(folder: Path) -> None:
+    """Raise ModelError for a link that leads out of a model's folder, and for what is no regular file.
+
+    Whoever made the folder could show a model, thus the dataset, this user's files. Hidden folders are not read.
+    """
+    for parent, folders, files in os.walk(folder):
+        for path in (Path(parent, name) for name in [*folders, *files]):
+            if path.is_symlink() and (target := outside(path, folder)):
+                raise ModelError(
+                    f"{path} is a link to {target}, outside {folder}: no link is followed out of a model's folder; "
+                    "copy that file, if it belongs to the model"
+                )
+            if path.exists() and not path.is_file() and not path.is_dir():
+                raise ModelError(f"{path} is no regular file; remove it, or give another model's folder")
+        folders[:] = [name for name in folders if not name.startswith(".")]
 
 
 def load_config(model: ModelConfig) -> Any:

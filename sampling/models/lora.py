@@ -13,7 +13,7 @@ from typing import Any
 
 from sampling.config import ModelConfig
 from sampling.errors import ModelError
-from sampling.models.folder import FLOATS, read_header, snapshot, weights
+from sampling.models.folder import FLOATS, check_files, read_header, snapshot, weights
 from sampling.processes.errors import first_line
 
 PREFIX = "base_model.model."  # which PEFT puts before a layer's name
@@ -54,6 +54,7 @@ def adapter_of(model: ModelConfig) -> Adapter | None:
     folder = Path(model.lora).expanduser()
     if not folder.is_dir():
         folder = snapshot(model.lora, model.lora_revision, [CONFIG, WEIGHTS])
+    check_files(folder)
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise ModelError(f"{model.lora} is no LoRA adapter: {folder} holds no {name}; save it with PEFT")

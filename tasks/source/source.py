@@ -14,6 +14,7 @@ from pathlib import Path
 
 from sampling.bounds import Bounds
 from sampling.errors import SourceError
+from sampling.links import outside
 from tasks.config import SourceConfig
 from tasks.source.columnar import end_idle, rows_of
 from tasks.source.readers import FORMAT_NAMES, format_of, read_rows
@@ -126,13 +127,8 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _check_link(path: Path, folder: Path) -> None:
-    """Raise SourceError if a file that was found in a folder lies elsewhere, by a link of whoever made the folder.
-
-    A path that the user names may itself be a link. In the Hub's cache, links of snapshots/ lead to blobs/.
-    """
-    real = path.resolve()
-    blobs = [parent.parent / "blobs" for parent in folder.resolve().parents if parent.name == "snapshots"]
-    if not real.is_relative_to(folder.resolve()) and real.parent not in blobs:
+    """Raise SourceError if a file that was found in a folder lies elsewhere, by a link of whoever made the folder."""
+    if real := outside(path, folder):
         raise SourceError(
             f"{path} is a link to {real}, outside {folder.absolute()}: no link is followed out of a source's folder; "
             "name that file in source.path, or copy it"

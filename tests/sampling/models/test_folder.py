@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from sampling import ModelConfig
 from sampling.config import DummyModel
 from sampling.errors import ModelError
-from sampling.models.folder import load_config, weights_bytes
+from sampling.models.folder import load_config, model_folder, weights_bytes
+from sampling.models.lora import adapter_of
 
 
 def test_config_and_bytes_are_read(tiny_pair: tuple[Path, Path]) -> None:
@@ -64,3 +66,49 @@ def test_the_error_of_a_malformed_config_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ModelError) as caught:
         load_config(ModelConfig(model=str(tmp_path)))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["chat_template.jinja", "tokenizer.json", "model-2.safetensors", "more/a.jinja", "more"]
+)
+@pytest.mark.parametrize("target", ["file", "folder", "missing", "relative"])
+def test_no_file_of_a_model_lies_elsewhere(tmp_path: Path, name: str, target: str) -> None:
+    """A chat template that is a link to a private key would show that key in every prompt."""
+    (tmp_path / "secret").write_text("PRIVATE KEY")
+    place: dict[str, Path | str] = {
+        "file": tmp_path / "secret",
+        "folder": tmp_path,
+        "missing": tmp_path / "later",
+        "relative": "../secret",
+    }
+    (path := tmp_path / "model" / name).parent.mkdir(parents=True)
+    (tmp_path / "model" / "config.json").write_text("{}")
+    path.symlink_to(place[target] if name != "more/a.jinja" or target != "relative" else "../../secret")
+    (tmp_path / "named").symlink_to("model")
+    message = rf"{name} is a link to {tmp_path}.*, outside {tmp_path}/.*; copy that file"
+    for folder in ("model", "named"):
+        with pytest.raises(ModelError, match=message):
+            model_folder(ModelConfig(model=str(tmp_path / folder)))
+        with pytest.raises(ModelError, match=message):
+            adapter_of(ModelConfig(model="any", lora=str(tmp_path / folder)))
+
+
+def test_a_pipe_is_no_file_of_a_model(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(ModelError, match=r"config\.json is no regular file"):
+        model_folder(ModelConfig(model=str(tmp_path)))
+
+
+def test_links_inside_and_those_of_the_hubs_cache_are_followed(tmp_path: Path) -> None:
+    (snapshot := tmp_path / "models--org--name" / "snapshots" / "abcd").mkdir(parents=True)
+    (blob := tmp_path / "models--org--name" / "blobs" / "0123").parent.mkdir()
+    blob.write_text("{}")
+    (snapshot / "config.json").symlink_to("../../blobs/0123")
+    (snapshot / "again.json").symlink_to("config.json")
+    (snapshot / "pytorch_model.bin").symlink_to("../../blobs/removed")  # to save room
+    (tmp_path / "named").symlink_to(snapshot)
+    assert [model_folder(ModelConfig(model=str(path))) for path in (snapshot, tmp_path / "named")]
+    blob.unlink()
+    blob.symlink_to("/etc/passwd")
+    with pytest.raises(ModelError, match=r"(config|again)\.json is a link to /etc/passwd"):
+        model_folder(ModelConfig(model=str(snapshot)))
