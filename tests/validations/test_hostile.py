@@ -15,7 +15,7 @@ from tests.validations.made_up import MANIFEST, make_aggregates, make_verdict
 from tests.validations.tables import facts, made_row, to_table, written
 from validations.gate import Limits, judge
 from validations.measure.answers import MAX_ANSWER_CHARS, final_answer, reference_answer
-from validations.measure.correctness import _compared, _given
+from validations.measure.correctness import Grader, _compared, _given
 from validations.measure.leaks import contains_reference, singles_out
 from validations.measure.prompts import judge_prompts
 from validations.report.page import render_report
@@ -28,7 +28,9 @@ PIECES = (
     "\\boxed{1}", "\\begin{", "1", "1,", "1,111", "1 111 ", "1.", "1/2 ", "1e1", "-", "####", "#### 1\n", "answer ",
     "answer: ", "answer\n", "answer (", "answer to ", "<answer>", "</answer>", "<think>", "</think>", "a", "A, ",
     "a or ", "a, b", "- a\n", "is ", "\u0301\u0323", "½", "²", "√", "√(", "中", "é", "million ", "%", "&", "a.m.",
-    "2-1 ", "[a, ", "labels a", "ﷺ", "\u202e", "\x00", "😀",
+    "2-1 ", "[a, ", "labels a", "ﷺ", "\u202e", "\x00", "😀", "1e300 ", "1e40 ", "1e-40,", "2E+9999 ", "9.9e39trillion ",
+    "1 million ", "three million ", "1 1/2 ", "12½", "0.1\\overline{6} ", ".\\overline{1}", "5\\% ", "1\\,", "°", "∅", ", ",
+    ". ",
 )  # fmt: skip
 LENGTH = 30_000  # characters, then twice as many
 SLACK_S = 0.03
@@ -92,6 +94,15 @@ def test_an_answer_of_the_longest_length_is_read_in_no_time(piece: str) -> None:
         lambda text: same_text("a", text),
     ):
         assert seconds(partial(read, text)) < 0.1
+    assert len(rewritten(text)) <= 10 * MAX_ANSWER_CHARS  # `∅` as \\emptyset; a number is not written out at length
+
+
+def test_answers_compared_as_text_count_against_the_time() -> None:
+    """What takes 10 ms an answer takes minutes of 20,000 rows; after the time they are not judged."""
+    pairs = [("7", f"{', ' * 450}{number}") for number in range(500)]
+    with Grader(max_time_s=0.05) as grader:
+        assert seconds(lambda: grader.grade(pairs), 1) < 1.0
+        assert grader.grade([("7", "seven")]) == [None]
 
 
 @pytest.mark.slow

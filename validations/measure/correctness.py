@@ -66,15 +66,19 @@ class Grader:
         Only the completion's last 4,000 characters are read. Results are cached; one call at a time. Raises
         RuntimeError when a worker process does not start.
         """
+        begin = time.monotonic()
         given = [_given(*pair) for pair in pairs]
         harder: list[Given] = []
         for each in dict.fromkeys(given):
+            if time.monotonic() - begin > self._time_left_s:
+                break
             if hash(each) not in self._known:
                 grade = _compared(*each)
                 if grade is None:
                     harder.append(each)
                 else:
                     self._known[hash(each)] = grade
+        self._time_left_s -= time.monotonic() - begin
         if harder:
             self._verify(harder)
         return [self._known.get(hash(each)) for each in given]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 
-MAX_EXPONENT = 300  # of 1e6; a larger one stays as it is
+MAX_EXPONENT = 40  # of 1e6; a larger one stays as it is: written out, answers grow 50 times
 MAX_ITEMS = 32  # of a list; a longer one is compared as a whole
 
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|operatorname|mbox|bf|rm)\s*\{([^{}]*)\}")
@@ -38,7 +38,7 @@ _SYMBOLS = str.maketrans(
     }
 )  # fmt: skip
 _SUPERSCRIPT = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
-_VULGAR = re.compile(r"(\d*) ?([¼-¾⅐-⅞])")
+_VULGAR = re.compile(r"(?:(?<!\d)(\d{1,40}) ?)?([¼-¾⅐-⅞])")
 _ROOT = re.compile(r"√ ?(?:\(([^()]*)\)|\{([^{}]*)\}|(\d+|[a-z]))")
 _POWER = re.compile(r"\^ ?\(?(-\d+)\)?")
 _GROUPS = re.compile(r"(?<![\d.,])\d{1,3}(?:(?:\\[,;:! ]|\{,\}|[ ~,])\d{3})+(?!\d|,\d)")
@@ -46,7 +46,7 @@ _REPEATING = re.compile(r"(?<![\d.])(\d{0,20})\.(\d{0,20})\\overline\{(\d{1,20})
 _MIXED = re.compile(r"(?<![\d./^])(\d+) (\d+)/(\d+)(?![\d/])")
 _SCIENTIFIC = re.compile(r"(?<![\w.])(\d{1,40}(?:\.\d{1,40})?)[eE]([-+]?\d{1,4})(?!\w)")
 _MAGNITUDES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_MAGNITUDE = re.compile(rf"(\d+(?:\.\d+)?) ?({'|'.join(_MAGNITUDES)})s?\b", re.IGNORECASE)
+_MAGNITUDE = re.compile(rf"(?<!\d)(\d{{1,40}}(?:\.\d{{1,40}})?) ?({'|'.join(_MAGNITUDES)})s?\b", re.IGNORECASE)
 
 _PERCENT = re.compile(r" ?(?:\\?%|per ?cent(?:age)?(?: points?)?\b|pct\b)\.?", re.IGNORECASE)
 _NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
