@@ -29,8 +29,8 @@ PIECES = (
     "answer: ", "answer\n", "answer (", "answer to ", "<answer>", "</answer>", "<think>", "</think>", "a", "A, ",
     "a or ", "a, b", "- a\n", "is ", "\u0301\u0323", "½", "²", "√", "√(", "中", "é", "million ", "%", "&", "a.m.",
     "2-1 ", "[a, ", "labels a", "ﷺ", "\u202e", "\x00", "😀", "1e300 ", "1e40 ", "1e-40,", "2E+9999 ", "9.9e39trillion ",
-    "1 million ", "three million ", "1 1/2 ", "12½", "0.1\\overline{6} ", ".\\overline{1}", "5\\% ", "1\\,", "°", "∅", ", ",
-    ". ",
+    "1 million ", "three million ", "1 1/2 ", "12½", "0.1\\overline{6} ", ".\\overline{1}", "5\\% ", "1\\,",
+    "°", "∅", ", ", ". ",
 )  # fmt: skip
 LENGTH = 30_000  # characters, then twice as many
 SLACK_S = 0.03
