@@ -10,7 +10,12 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import yaml
 
 from sampling.bounds import Bounds
 from sampling.errors import SourceError
@@ -19,6 +24,9 @@ from tasks.config import SourceConfig
 from tasks.source.columnar import end_idle, rows_of
 from tasks.source.readers import FORMAT_NAMES, format_of, read_rows
 from tasks.source.source_row import Rows, one_line
+
+if TYPE_CHECKING:
+    from datasets import DatasetBuilder
 
 # The splits that a file's or folder's name tells, by the words and separators that `datasets` looks for.
 SPLITS = {
@@ -31,6 +39,10 @@ SHARD = re.compile(r"data/(\w+(?:\.\w+)*)-\d{5}-of-\d{5}")  # data/train-00000-o
 HUB_ROWS = 64  # of a streamed dataset, converted at a time
 SAVED = {"dataset_dict.json", "dataset_info.json", "state.json"}  # beside the files of datasets' save_to_disk
 COMMIT = re.compile(r"[0-9a-f]{40}")
+CARDS = ("README.md", ".huggingface.yaml")  # of a dataset of the Hub: where `datasets` looks for its subsets' files
+OUTSIDE = re.compile(r"^[/~\\]|::|://|(^|[/\\])\.\.([/\\]|$)")  # a path that may lead out of the dataset
+# What `datasets` may read it with. Others open more than the file (HDF5 has links to other files) or run its code.
+HUB_READERS = ("csv", "json", "parquet", "arrow", "text", "cache")
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +210,55 @@ def _digest(parts: list[str]) -> str:
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 
+def _check_card(hub: str, revision: str | None) -> None:
+    """Raise SourceError if a dataset's card names files outside of the dataset; `datasets` would ask for them."""
+    from datasets.data_files import sanitize_patterns
+    from datasets.utils.metadata import MetadataConfigs
+    from huggingface_hub import DatasetCard, DatasetCardData, hf_hub_download, is_offline_mode
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    for name in CARDS:
+        file = Path(hub, name)
+        if not Path(hub).is_dir():
+            if is_offline_mode():
+                return  # what was prepared before is read, and no card
+            try:
+                file = Path(hf_hub_download(hub, name, repo_type="dataset", revision=revision))
+            except LocalEntryNotFoundError:  # the Hub does not answer
+                raise
+            except EntryNotFoundError:
+                continue
+        if not file.is_file():
+            continue
+        is_yaml = name.endswith(".yaml")
+        data = DatasetCardData(**(yaml.safe_load(file.read_text()) or {})) if is_yaml else DatasetCard.load(file).data
+        for subset in MetadataConfigs.from_dataset_card_data(data).values():
+            patterns = chain(
+                [subset.get("data_dir") or ""], *sanitize_patterns(subset.get("data_files") or []).values()
+            )
+            for pattern in map(str, patterns):
+                if OUTSIDE.search(pattern) or urlsplit(pattern).scheme:
+                    raise SourceError(
+                        f"source.hub {hub!r}: its {name} names {pattern!r:.200}, which is no file of the dataset: "
+                        "nothing else is read for it; use a copy with a mended card, or another dataset"
+                    )
+
+
+def _check_builder(builder: DatasetBuilder, hub: str, revision: str | None) -> None:
+    """Raise SourceError if what `datasets` would read lies outside of the dataset, or has a format of other files."""
+    if (reader := type(builder).__module__.rpartition(".")[2]) not in HUB_READERS:
+        raise SourceError(
+            f"source.hub {hub!r} holds files that datasets reads as {reader!r}; this reads {', '.join(HUB_READERS)}: "
+            "give a copy in one of them"
+        )
+    root = f"hf://datasets/{hub}@{revision}/"
+    for file in map(str, chain(*(builder.config.data_files or {}).values())):
+        if Path(hub).is_dir():
+            _check_link(Path(file), Path(hub))
+        elif not file.startswith(root) or OUTSIDE.search(file.removeprefix(root)):
+            raise SourceError(f"source.hub {hub!r} names {file!r:.200}, which is not below {root}: it is not read")
+
+
 def _open_hub(config: SourceConfig, hub: str, bounds: Bounds) -> Source:
     """Open a dataset of the Hub as a stream, without a local copy.
 
@@ -220,8 +281,13 @@ def _open_hub(config: SourceConfig, hub: str, bounds: Bounds) -> Source:
                 f" not known ({one_line(error)}); try again, or give a commit as source.revision"
             ) from error
     try:
-        stream = datasets.load_dataset(hub, config.subset, split=config.split, revision=revision, streaming=True)
+        _check_card(hub, revision)
+        builder = datasets.load_dataset_builder(hub, config.subset, revision=revision)
+        _check_builder(builder, hub, revision)
+        stream = builder.as_streaming_dataset(split=config.split)
         stream = stream.with_format("arrow")  # a date after 9999 or an image becomes no Python object
+    except SourceError:
+        raise
     except Exception as error:  # datasets raises ValueError, FileNotFoundError, ConnectionError and its own types
         if is_offline_mode() and isinstance(error, OSError):  # ConnectionError, FileNotFoundError
             raise SourceError(

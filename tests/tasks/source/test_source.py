@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sampling.bounds import Bounds
 from sampling.errors import SourceError
 from sampling.processes.child import Child
 from tasks.config import SourceConfig
 from tasks.source import columnar
 from tasks.source.source import open_source
-from tasks.source.source_row import QuarantinedRow, SourceRow
+from tasks.source.source_row import SourceRow
 
 
 def write(path: Path, *texts: str) -> Path:
@@ -130,64 +128,3 @@ def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
         fingerprint(path=(str(first), str(write(tmp_path / "b.txt", "b")))),  # the same bytes, other rows
     ]
     assert len({base, *different}) == 6
-
-
-# --- the Hub, without a network: `datasets` reads a local folder with the same code ---
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> str:
-    (tmp_path / "hub" / "data").mkdir(parents=True)
-    table = pa.table({"question": ["1+1?", "2+2?"], "answer": ["#### 2", "#### 4"]})
-    pq.write_table(table, tmp_path / "hub" / "data" / "train-00000-of-00001.parquet")
-    return str(tmp_path / "hub")
-
-
-def test_a_hub_dataset_is_streamed(hub: str) -> None:
-    source = open_source(SourceConfig(hub=hub))
-    assert source.files == (f"hf://datasets/{hub}",)
-    assert list(source.rows()) == [
-        SourceRow(f"{hub}:1", {"question": "1+1?", "answer": "#### 2"}),
-        SourceRow(f"{hub}:2", {"question": "2+2?", "answer": "#### 4"}),
-    ]
-    assert list(source.rows()) == list(source.rows())
-    assert fingerprint(hub=hub) == source.fingerprint != fingerprint(hub=hub, limit=1)
-
-
-def test_a_streamed_row_that_python_cannot_hold_or_that_is_too_large(hub: str) -> None:
-    table = pa.table({"text": ["a", "x" * 50, "b"], "day": pa.array([0, 0, 10**17 * 3], pa.timestamp("us"))})
-    pq.write_table(table, Path(hub) / "data" / "train-00000-of-00001.parquet")
-    first, long, far = open_source(SourceConfig(hub=hub), Bounds(cell_bytes=40)).rows()
-    assert first == SourceRow(f"{hub}:1", {"text": "a", "day": datetime(1970, 1, 1)})
-    assert isinstance(long, QuarantinedRow)
-    assert (long.row, long.reason) == (f"{hub}:2", "too_large")
-    assert far == SourceRow(f"{hub}:3", {"text": "b", "day": "11476-08-15 05:20:00.000000"})
-
-
-def test_a_missing_split_is_an_error(hub: str) -> None:
-    with pytest.raises(SourceError, match="cannot be opened: Bad split: tset") as caught:
-        open_source(SourceConfig(hub=hub, split="tset"))
-    assert "\n" not in str(caught.value)
-
-
-def test_offline_without_a_cached_copy_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import datasets
-
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        SourceError, match="'org/name' is not in the local cache and HF_HUB_OFFLINE is set; unset"
-    ) as caught:
-        open_source(SourceConfig(hub="org/name"))
-    assert "\n" not in str(caught.value)
-
-
-def test_a_hub_that_does_not_answer_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under the branch's name a resumed run would be another one, whose rows are all sampled anew."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(
-        SourceError, match=r"the commit of its revision 'v1' is not known \(.*a commit as source\.revision"
-    ):
-        open_source(SourceConfig(hub="org/name", revision="v1"))
