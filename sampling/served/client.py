@@ -30,6 +30,7 @@ from sampling.served.server_info import NUM_NAMED_IDS, ServerInfo, completion, d
 from sampling.served.transport import Transport, root_of
 
 MAX_BACK_OFF_S = 30.0
+REPLY_BYTES, LOGPROB_BYTES = 64 << 10, 200  # the most of a completion, and of each logprob: vLLM's take 40
 
 T = TypeVar("T")
 
@@ -183,7 +184,11 @@ class ModelClient:
             return read(*read_logprobs(reply, self.info.vocab_size, len(prompt)))
 
         body = completion(self.info.model, prompt, **wanted)
-        return await self._post("/v1/completions", body, checked, row, names_ids="logprob_token_ids" in wanted)
+        num_ids = self.info.vocab_size if wanted["logprobs"] == -1 else wanted["logprobs"]
+        num_ids += len(wanted.get("logprob_token_ids", ()))
+        max_bytes = REPLY_BYTES + num_ids * LOGPROB_BYTES
+        names_ids = "logprob_token_ids" in wanted
+        return await self._post("/v1/completions", body, checked, row, names_ids, max_bytes)
 
     async def tokenize(self, text: str) -> list[int]:
         """Return the token ids of `text` by the server's tokenizer, without special tokens."""
@@ -197,6 +202,7 @@ class ModelClient:
         read: Callable[[Any], T],
         row: int | None = None,
         names_ids: bool | None = None,  # None: a request that needs no batch
+        max_bytes: int | None = None,  # of the reply
     ) -> T:
         """Return `read` of the reply, which raises ReplyError for a malformed one; retry on any replica."""
         content = json.dumps(body).encode()
@@ -208,7 +214,7 @@ class ModelClient:
             async with nullcontext() if names_ids is None else replica.batch_lock.hold(names_ids):
                 started_at = time.monotonic()
                 try:
-                    result = read(await self._transport.send(replica, "POST", path, content))
+                    result = read(await self._transport.send(replica, "POST", path, content, max_bytes))
                 except TryError as error:
                     self._replicas.failed(replica, error, started_at)
                     raise

@@ -31,7 +31,9 @@ class TryError(Exception):
         self.is_failure = is_failure
 
 
-def refusal(name: str, url: str, response: httpx.Response, body: bytes, has_key: bool) -> DualSamplingError | TryError:
+def refusal(
+    name: str, url: str, response: httpx.Response, body: bytearray, has_key: bool
+) -> DualSamplingError | TryError:
     """Return the error of a response that is not a 200, from the replica at `url` of the model `name`."""
     status = response.status_code
     message = message_of(response, body)
@@ -51,7 +53,7 @@ def refusal(name: str, url: str, response: httpx.Response, body: bytes, has_key:
     return ServerRefusedError(f"{name}'s server {url} answers HTTP {status}: {message}")
 
 
-def message_of(response: httpx.Response, body: bytes) -> str:
+def message_of(response: httpx.Response, body: bytearray) -> str:
     """Return the server's message on one line, without control characters, cut to MAX_MESSAGE_CHARS."""
     body = body[:MAX_ERROR_BYTES]
     message = body.decode(errors="replace")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
+from contextlib import nullcontext
 from typing import Any
 from urllib.parse import unquote
 
@@ -13,12 +14,13 @@ import httpx
 from sampling.bounds import Bounds
 from sampling.errors import ConfigurationError, ServerRefusedError
 from sampling.served.config import HttpConfig
-from sampling.served.refusals import TryError, refusal
+from sampling.served.refusals import MAX_ERROR_BYTES, TryError, refusal
 from sampling.served.replicas import Replica
 
 CONNECT_TIMEOUT_S = 10.0
 # vLLM closes a connection that was idle for 5 s: ours must close earlier, or requests meet a closing connection.
 KEEP_ALIVE_S = 4.0
+SMALL_BYTES = 256 << 10  # replies up to it are read at once, however many: 64 MiB for max_in_flight 256
 MAX_NESTED = 10_000  # lists and objects in a reply: an empty one takes 30 times its two characters; vLLM's have ten
 
 
@@ -30,6 +32,7 @@ class Transport:
         self._name = name
         self._config = config
         self._reply_bytes = bounds.reply_bytes
+        self._large = asyncio.Lock()  # held for a reply beyond SMALL_BYTES, from its first byte until it is parsed
         self._key = {"Authorization": f"Bearer {api_key}"} if api_key is not None else {}
         self._tls = httpx.create_ssl_context()
 
@@ -37,20 +40,25 @@ class Transport:
         """Close every connection."""
         await asyncio.gather(*(connection.aclose() for connection in self.connections))
 
-    async def send(self, replica: Replica, method: str, path: str, content: bytes | None) -> Any:
-        """Return the JSON of a replica's response. Raises TryError, or the error that `refusal` returns."""
+    async def send(
+        self, replica: Replica, method: str, path: str, content: bytes | None, max_bytes: int | None = None
+    ) -> Any:
+        """Return the JSON of a replica's response. Raises TryError, or the error that `refusal` returns.
+
+        `max_bytes`: of the response, where less than bounds.reply_bytes is expected.
+        """
         replica.in_flight += 1
         connection = replica.idle_connections.pop() if replica.idle_connections else self._new_connection()
         try:
             headers = {"Content-Type": "application/json"} if content is not None else None
             async with asyncio.timeout(self._config.request_timeout_s):  # to the last byte
                 async with connection.stream(method, replica.url + path, content=content, headers=headers) as response:
-                    body = await self._read(response)
-            if response.status_code != 200:
-                raise refusal(self._name, replica.url, response, body, has_key=bool(self._key))
-            if body.count(b"[") + body.count(b"{") > MAX_NESTED:
-                raise TryError(f"a reply of more than {MAX_NESTED} lists and objects")
-            return json.loads(body)
+                    most = self._most(response, max_bytes)
+                    async with self._large if most > SMALL_BYTES else nullcontext():
+                        body = await self._read(response, most)
+                        if response.status_code != 200:
+                            raise refusal(self._name, replica.url, response, body, has_key=bool(self._key))
+                        return _parsed(body)
         except TimeoutError as error:
             raise TryError(f"no answer within {self._config.request_timeout_s:g} s") from error
         except httpx.RequestError as error:
@@ -66,18 +74,40 @@ class Transport:
             replica.in_flight -= 1
             replica.idle_connections.append(connection)
 
-    async def _read(self, response: httpx.Response) -> bytes:
-        """Return a response's body. Raises TryError where it is compressed, which hides its size, or too large."""
+    def _most(self, response: httpx.Response, max_bytes: int | None) -> int:
+        """Return the most bytes that are read of a response. Raises TryError where it announces more."""
+        if response.status_code != 200:
+            return MAX_ERROR_BYTES
+        most = self._reply_bytes if max_bytes is None else min(max_bytes, self._reply_bytes)
+        if "transfer-encoding" in response.headers or "content-length" not in response.headers:
+            return most
+        announced = int(response.headers["content-length"])  # h11 takes digits alone, and reads no more than that
+        if announced > most:
+            raise self._too_large(most)
+        return announced
+
+    async def _read(self, response: httpx.Response, most: int) -> bytearray:
+        """Return a response's body, of an error its beginning.
+
+        Raises TryError where it is compressed, which hides its size, or too large.
+        """
+        body = bytearray()
         if (encoding := response.headers.get("content-encoding", "identity").strip().lower()) != "identity":
             if response.status_code != 200:
-                return b""  # of an error, the status says enough
+                return body  # the status says enough
             raise TryError(f"a reply in {encoding[:40]!r}, which was not asked for")
-        body = bytearray()
         async for chunk in response.aiter_raw():
             body += chunk
-            if len(body) > self._reply_bytes:
-                raise TryError(f"a reply of more than bounds.reply_bytes ({self._reply_bytes})")
-        return bytes(body)
+            if len(body) > most:
+                if response.status_code != 200:
+                    break
+                raise self._too_large(most)
+        return body
+
+    def _too_large(self, most: int) -> TryError:
+        if most == self._reply_bytes:
+            return TryError(f"a reply of more than bounds.reply_bytes ({most})")
+        return TryError(f"a reply of more than {most} bytes, the most for the logprobs that were asked for")
 
     def _new_connection(self) -> httpx.AsyncClient:
         """Return a client with one connection, for one request at a time.
@@ -94,6 +124,12 @@ class Transport:
         )
         self.connections.append(connection)
         return connection
+
+
+def _parsed(body: bytearray) -> Any:
+    if body.count(b"[") + body.count(b"{") > MAX_NESTED:
+        raise TryError(f"a reply of more than {MAX_NESTED} lists and objects")
+    return json.loads(body)
 
 
 def _is_untrusted(error: BaseException | None) -> bool:
