@@ -119,8 +119,8 @@ def _download(url: str, options: Mapping[str, Any] | None) -> tuple[str, Path]:
         if mirror.exists(path):
             mirror.pull_as({path: path})
             return mirror.address(path), path
-    except OutputError as error:
-        raise SourceError(str(error)) from error
+    except (OutputError, OSError) as error:  # OSError: a name that no file can have
+        raise SourceError(first_line(error)) from error
     raise SourceError(f"nothing lies at {mirror.address(path)}; {advice}")
 
 

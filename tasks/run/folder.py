@@ -15,7 +15,7 @@ from sampling.errors import OutputError
 from tasks.config import PipelineConfig
 from tasks.run.identity import Identity, differing_keys, run_id_of
 from tasks.run.shard_folder import FAILURE, SUMMARY, ShardFolder
-from tasks.store.durable import read_json, sha256_of, sync, write_json
+from tasks.store.durable import read_as, sha256_of, sync, write_json
 from tasks.store.manifest import MANIFEST, listed_files, read_manifest
 from tasks.store.scratch import process_scratch
 
@@ -27,6 +27,14 @@ LATEST = "latest"
 UPLOADING = "keeping"  # marks an upload of the run's dataset that may be incomplete
 OWN_ENGINE = "engine"
 RUNS = "runs"
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What run.json says to another process."""
+
+    identity: Identity
+    config: PipelineConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +92,7 @@ class RunFolder:
             )
         if mirror is not None:
             mirror.pull(path, lambda name: "/" not in name)  # without the shards
-        run = read_json(path / "run.json")
+        run = read_as(_Run, path / "run.json")
         if run is None:
             raise OutputError(
                 f"{work} holds no run.json on {socket.gethostname()}; mount the run's publish.root there at the same"
@@ -95,7 +103,7 @@ class RunFolder:
                 f"{work} holds a run.json with sha256 {found}, not {run_sha256!r} (run_sha256): another configuration"
                 " than that of the run that waits for the shards; start that run again"
             )
-        return cls(root, name, version, run["identity"], mirror), PipelineConfig.model_validate(run["config"])
+        return cls(root, name, version, run.identity, mirror), run.config
 
     @property
     def run_id(self) -> str:
@@ -156,7 +164,7 @@ class RunFolder:
             names = list(self.mirror.listing(self.shards))
         else:
             names = [f"{path.parent.name}/{path.name}" for path in self.shards.glob("*/*.json")]
-        return {int(name[:5]) for name in names if name[6:] in (SUMMARY, FAILURE)}
+        return {int(name[:5]) for name in names if name[6:] in (SUMMARY, FAILURE) and name[:5].isdecimal()}
 
     def address(self, path: Path) -> str:
         """Return a path of this folder as users find it: itself, or its URL."""

@@ -12,7 +12,7 @@ from typing import Self
 from sampling.errors import OutputError
 from tasks.run.folder import RunFolder
 from tasks.run.progress import Progress
-from tasks.store.durable import read_json, write_json
+from tasks.store.durable import read_as, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -90,9 +90,7 @@ def read_heartbeats(folder: RunFolder) -> dict[str, HeartbeatRecord]:
     records = {}
     for path in folder.runs.glob("*.json"):
         try:
-            if (values := read_json(path)) is not None:
-                progress = values.pop("progress")
-                record = HeartbeatRecord(**values, progress=Progress(**progress) if progress else None)
+            if (record := read_as(HeartbeatRecord, path)) is not None:
                 records[record.run] = record
         except OutputError as error:
             logger.debug("a heartbeat is left out: %s", error)

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from sampling.errors import OutputError
 from tasks.run.folder import OWN_ENGINE, RUNS, RunFolder
 from tasks.run.shard_folder import UNSHARED
-from tasks.store.durable import output_errors, read_json, write_json
+from tasks.store.durable import make_private, output_errors, read_json, write_json
 from tasks.store.manifest import MANIFEST
 
 ENGINE_LOCKS = f"{OWN_ENGINE}*.lock"
@@ -30,7 +30,8 @@ def locked(folder: RunFolder, run_on: str = "here") -> Iterator[Callable[[], Non
     it (its pid and host are named), or when it belongs to another configuration (the keys that differ are named).
     """
     with output_errors(folder.work):
-        folder.work.mkdir(mode=0o700, parents=True, exist_ok=True)  # prompts and logs lie there
+        make_private(folder.work.parent)
+        make_private(folder.work)  # prompts and logs lie there
         # Not thread-local: Prefect may run a task in another thread than the one that acquired the lock.
         lock = FileLock(folder.work / "lock", thread_local=False)
         try:

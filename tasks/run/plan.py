@@ -18,7 +18,7 @@ from tasks.run.columns import source_columns, unify_shards, write_table
 from tasks.run.folder import RunFolder
 from tasks.source.rows import PreparedRow, QuarantinedRow, SourceReport
 from tasks.source.source_row import value_bytes
-from tasks.store.durable import read_json, sync, write_json
+from tasks.store.durable import read_as, sync, write_json
 
 FORMAT = 2  # of rows.parquet and plan.json; since 2 a planned row holds its prompts' token ids
 SHARD_BYTES = 64 << 20  # of rows and prompts; planning takes six times as much memory: 429 MB measured
@@ -56,9 +56,8 @@ def read_plan(folder: RunFolder) -> Plan | None:
 
     Raises OutputError when the plan has the format of another version of this package.
     """
-    if (values := read_json(folder.plan)) is None:
+    if (plan := read_as(Plan, folder.plan)) is None:
         return None
-    plan = Plan(**values)
     if plan.format != FORMAT:
         raise OutputError(
             f"{folder.address(folder.work)} was planned in format {plan.format}, this version reads format {FORMAT};"

@@ -6,15 +6,19 @@ import errno
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from sampling.errors import OutputError
 
 # Of a JSON document that is read whole: a list of 100,000 files takes 20 MB, and as Python objects 20 times that.
 MAX_DOCUMENT_BYTES = 64 << 20
+T = TypeVar("T")
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -53,6 +57,35 @@ def read_json(path: Path) -> Any | None:
         return None
     except (OSError, ValueError, RecursionError) as error:
         raise OutputError(f"{path} cannot be read ({error}); remove its folder to start over") from error
+
+
+def read_as(kind: type[T], path: Path) -> T | None:
+    """Return a JSON document as a dataclass, None if there is none. Raises OutputError if it is something else."""
+    if (values := read_json(path)) is None:
+        return None
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "it"
+        raise OutputError(
+            f"{path} is no {kind.__name__} ({where}: {first['msg']}); remove its folder to start over"
+        ) from None
+
+
+def make_private(folder: Path) -> None:
+    """Create a folder for its user alone, or take over one that is.
+
+    Raises OutputError for one of another user, which could hold links, or change what is read from it.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise OutputError(
+            f"{folder} belongs to another user, or others can write to it; remove it, or choose another publish.root"
+        )
+    if found.st_mode & 0o077:
+        folder.chmod(0o700)
 
 
 def sync(path: Path) -> None:

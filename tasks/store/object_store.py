@@ -34,6 +34,7 @@ CONFIG = {"connect_timeout": 5.0, "read_timeout": 10.0, "retries": {"mode": "sta
 # Files of 32 MiB or more are sent in parts of 16 MiB, four at a time: 64 MiB of memory per file.
 PART_BYTES = 16 * 2**20
 MAX_PARTS_AT_ONCE = 4
+MAX_LISTED = 2_000_000  # objects of one folder: 300 MB of names
 MAX_DELETED_AT_ONCE = 1000  # S3's limit
 
 Response = TypeVar("Response")
@@ -214,6 +215,11 @@ class Store:
                 found[entry["Key"].removeprefix(self._prefix)] = entry["Size"]
             if first or not page.get("IsTruncated"):
                 return found
+            if len(found) > MAX_LISTED or page["NextContinuationToken"] == arguments.get("ContinuationToken"):
+                raise OutputError(
+                    f"{self.address(start)} lists over {MAX_LISTED} objects, or the same ones again; give the folder of"
+                    " one run or dataset"
+                )
             arguments["ContinuationToken"] = page["NextContinuationToken"]
 
     def _request(

@@ -15,7 +15,7 @@ from tasks.publish.documents import DATA_DOCS, REPORT, REPORT_JSON
 from tasks.publish.staging import QUARANTINE
 from tasks.run.dataset_metadata import FACTS, TOKENIZER
 from tasks.store.durable import sha256_of
-from tasks.store.manifest import MANIFEST
+from tasks.store.manifest import MANIFEST, listed_files
 
 CARD, DATA = "README.md", "data"
 DOCUMENTS = (REPORT, REPORT_JSON, FACTS, TOKENIZER, QUARANTINE)
@@ -28,7 +28,7 @@ class Contents:
     folder: Path
     title: str
     version: str
-    sha256: Mapping[str, str]  # of the data files, as the manifest lists them
+    sha256: Mapping[str, str]  # of the files that the manifest lists
     names: tuple[str, ...]  # relative to the folder: the card, the data files, the other documents
 
     @classmethod
@@ -39,10 +39,14 @@ class Contents:
             raise ConfigurationError(f"{folder} holds no {MANIFEST}; publish a dataset that this pipeline made")
         if not dataset.manifest.get("published"):
             raise RefusedError(f"{folder} was refused by the gate, and stays here; its report.html says why")
-        sha256 = {file["path"]: file["sha256"] for file in dataset.manifest["files"]}
-        pages = sorted(path for path in (dataset.path / DATA_DOCS).rglob("*") if path.is_file())
-        documents = [*DOCUMENTS, *(str(path.relative_to(dataset.path)) for path in pages)]
-        names = [CARD, *sha256, *documents]
+        sha256 = {file.path: file.sha256 for file in listed_files(dataset.manifest, str(folder / MANIFEST))}
+        documents = [] if "documents" in dataset.manifest else list(DOCUMENTS)  # dual-sampling 0.1 listed none
+        names = [CARD, *(name for name in (*sha256, *documents) if name != CARD)]
+        for name in names:
+            if (dataset.path / name).resolve() != dataset.path / name:
+                raise RefusedError(
+                    f"{dataset.path / name} is a link, or lies behind one; only the dataset's own files go"
+                )
         existing = tuple(name for name in names if (dataset.path / name).is_file())
         return cls(dataset.path, dataset.title, dataset.manifest["version"], sha256, existing)
 

@@ -74,5 +74,6 @@ def test_many_runs_write_into_one_folder(folder: RunFolder, caplog: pytest.LogCa
 
 def test_an_unreadable_record_is_left_out(folder: RunFolder) -> None:
     with Heartbeat(folder, "run"):
-        (folder.runs / "torn.json").write_text('{"run": "to')
+        for name, text in {"torn": '{"run": "to', "list": "[]", "odd": '{"run": 1, "progress": 5}'}.items():
+            (folder.runs / f"{name}.json").write_text(text)
         assert read_heartbeats(folder).keys() == {"run"}

@@ -32,7 +32,22 @@ def test_a_work_folder_is_for_its_user_alone(tmp_path: Path) -> None:
     run = folder(tmp_path)
     with locked(run):
         assert run.work.stat().st_mode & 0o777 == 0o700
-        assert run.work.parent.stat().st_mode & 0o077
+        assert run.work.parent.parent.stat().st_mode & 0o077
+
+
+@pytest.mark.parametrize("where", ["work", "parent"])
+def test_a_work_folder_that_others_can_write_to_is_not_used(tmp_path: Path, where: str) -> None:
+    """On a shared disk another user could have made it, with links in it to files of this one."""
+    run = folder(tmp_path)
+    (tmp_path / "private").write_text("mine")
+    run.work.mkdir(parents=True)
+    (run.work / "quarantine.jsonl").symlink_to(tmp_path / "private")
+    (run.work if where == "work" else run.work.parent).chmod(0o777)
+    with pytest.raises(OutputError, match="belongs to another user, or others can write to it"), locked(run):
+        raise AssertionError("it was locked")
+    (run.work if where == "work" else run.work.parent).chmod(0o755)
+    with locked(run):  # of an earlier version
+        assert run.work.stat().st_mode & 0o777 == 0o700
 
 
 def test_the_lock_of_a_killed_run_is_free(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,6 +51,20 @@ def test_conditions_are_tried_out(store: Store) -> None:
 def test_an_object_that_is_gone_cannot_be_downloaded(store: Store, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="is gone: was it removed meanwhile"):
         store.download("a", tmp_path / "a")
+
+
+def test_a_listing_without_end_is_refused(memory: Store, s3: MemoryS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hostile store could fill the memory with names."""
+    monkeypatch.setattr("tasks.store.object_store.MAX_LISTED", 100)
+
+    def forever(_: str, ContinuationToken: str = "0", **__: Any) -> dict[str, Any]:
+        number = int(ContinuationToken) + 1
+        contents = [{"Key": f"{memory._prefix}d/{number}-{i}", "Size": 1} for i in range(20)]
+        return {"Contents": contents, "IsTruncated": True, "NextContinuationToken": str(number)}
+
+    monkeypatch.setattr(s3, "_list_objects_v2", forever)
+    with pytest.raises(OutputError, match="lists over 100 objects"):
+        memory.listing("d")
 
 
 def test_a_store_with_another_patience_shares_the_connections(store: Store) -> None:

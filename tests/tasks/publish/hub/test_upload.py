@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from tasks.publish.hub import failures
 from tasks.publish.hub.upload import upload_dataset
 from tasks.publish.publish import publish_dataset
 from tasks.store.durable import sha256_of
+from tasks.store.manifest import MANIFEST, ListedFile
 from tests.flows.conftest import write_dataset
 from tests.tasks.publish.hub.server import READ_TOKEN, TOKEN, Fault, HubServer
 from tests.tasks.publish.test_publish import sampled
@@ -64,14 +66,15 @@ def made(folder: Path, version: str = "v1", num_rows: int = 24, num_files: int =
             file.seek(8)  # within a page, which nothing here reads
             file.write(f"{version} {i}".encode())
     manifest = json.loads((folder / "manifest.json").read_text())
-    paths = sorted((folder / "data").iterdir())
-    manifest["files"] = [{"path": f"data/{path.name}", "sha256": sha256_of(path)} for path in paths]
-    (folder / "manifest.json").write_text(json.dumps(manifest))
     (folder / "README.md").write_text(CARD + version)
     for name in ("report.html", "report.json", "quarantine.jsonl"):
         (folder / name).write_text(f"{name} of {version}")
     (folder / "data_docs" / "checks").mkdir(parents=True)
     (folder / "data_docs" / "checks" / f"{version}.html").write_text("<p>checks</p>")
+    listed = [asdict(ListedFile.of(folder, path)) for path in sorted(folder.rglob("*")) if path.is_file()]
+    manifest["files"] = [file for file in listed if file["path"].startswith("data/")]
+    manifest["documents"] = [file for file in listed if file not in manifest["files"] and file["path"] != MANIFEST]
+    (folder / MANIFEST).write_text(json.dumps(manifest))
     return folder
 
 
@@ -132,14 +135,25 @@ def test_the_card_goes_first_and_the_manifest_last(hub: HubServer, tmp_path: Pat
         ("file", "README.md"),
         ("lfsFile", "data/train-00000.parquet"),
         ("lfsFile", "data/train-00001.parquet"),
-        *(("file", name) for name in ("report.html", "report.json", "facts.json", "tokenizer.json")),
-        ("file", "quarantine.jsonl"),
         ("file", "data_docs/checks/v1.html"),
+        *(("file", name) for name in ("facts.json", "quarantine.jsonl", "report.html", "report.json")),
+        ("file", "tokenizer.json"),
     ]
     assert manifest.operations == [("file", "manifest.json")]
     assert (files.message, manifest.message) == ("set v1: the files", "set v1: the manifest")
     assert repo.tags == {"v1": manifest.oid}
     assert on_hub(hub) == {path: data for path, data in contents(folder).items() if path != "notes.txt"}
+
+
+@pytest.mark.parametrize("name", ["README.md", "report.html", "data/train-00001.parquet", "data_docs"])
+def test_no_link_is_followed(hub: HubServer, tmp_path: Path, name: str) -> None:
+    """A dataset of a stranger could have one that leads to a private file of this user."""
+    folder = made(tmp_path / "set")
+    (folder / name).rename(tmp_path / "elsewhere")
+    (folder / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RefusedError, match=f"{name}.* is a link, or lies behind one"):
+        upload(hub, folder)
+    assert not hub.repos
 
 
 def test_after_a_crash_between_the_commits_the_data_are_not_sent_again(hub: HubServer, tmp_path: Path) -> None:
