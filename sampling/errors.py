@@ -16,7 +16,7 @@ DualSamplingError
 │   ├── RenderError             a template fails on it (sampling/prompts/rendering.py)
 │   │   ├── RenderLimitError    or takes it beyond the bounds on time, memory and text
 │   │   └── UnusedToolsError    or has no place for its tools
-│   ├── ForgedTokenError        a tokenizer reads its text as a special token (sampling/prompts/encoding.py)
+│   ├── ForgedTokenError        its text becomes a special token (sampling/prompts/special_tokens.py)
 │   ├── EmptyPromptError        a prompt without tokens
 │   ├── UnknownTokenError       a prompt given as ids, one of which its model does not have
 │   ├── PromptTooLongError      prompt + max_tokens exceed a model's context

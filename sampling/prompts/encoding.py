@@ -7,19 +7,13 @@ from itertools import accumulate, takewhile
 from typing import TYPE_CHECKING
 
 from sampling.errors import RowError
-from sampling.prompts.special_tokens import SpecialTokens
+from sampling.prompts.special_tokens import ForgedTokenError, Span, SpecialTokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
 BATCH_CHARS = 1_000_000  # encoded at a time: tokenizers take 200 bytes of memory a token
-
-
-class ForgedTokenError(RowError):
-    """A row whose text the tokenizer's normaliser makes a special token of."""
-
-    reason = "special_token"
 
 
 class PromptEncoder:
@@ -33,7 +27,8 @@ class PromptEncoder:
 
     def encode(self, texts: Sequence[str]) -> list[list[int] | ForgedTokenError]:
         """Return the token ids of each text, or the error of one whose ids hold a special token it does not spell."""
-        return [self._checked(text, ids) for text, ids in zip(texts, _encode(self._tokenizer, texts), strict=True)]
+        encoded = _encode(self._tokenizer, texts)
+        return [self._checked(text, *ids_spans) for text, ids_spans in zip(texts, encoded, strict=True)]
 
     def refuse_forged(self, texts: Sequence[str]) -> None:
         """Raise ForgedTokenError for a text of a row that the tokenizer reads as a special token, on its own."""
@@ -42,8 +37,8 @@ class PromptEncoder:
                 if isinstance(ids, RowError):
                     raise ids
 
-    def _checked(self, text: str, ids: list[int]) -> list[int] | ForgedTokenError:
-        if (token := self.special.forged(text, ids)) is not None:
+    def _checked(self, text: str, ids: list[int], spans: list[Span] | None) -> list[int] | ForgedTokenError:
+        if (token := self.special.forged(text, ids, spans)) is not None:
             return ForgedTokenError(
                 f"{self._tokenizer.name_or_path or 'the tokenizer'} reads other text of the row as its special token "
                 f"{token!r}; remove what looks like it"
@@ -56,13 +51,20 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, .
 
     The prefix is not added to a text that has it already: many chat templates write BOS themselves.
     """
-    return tuple(_dressed(tokenizer, _added_prefix(tokenizer), _encode(tokenizer, [text])[0]))
+    return tuple(_dressed(tokenizer, _added_prefix(tokenizer), _encode(tokenizer, [text])[0][0]))
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    encoded: list[list[int]] = []
+def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[tuple[list[int], list[Span] | None]]:
+    """Return each text's ids, with the characters that each stands for where the tokenizer knows them."""
+    encoded: list[tuple[list[int], list[Span] | None]] = []
     while batch := texts[len(encoded) : len(encoded) + _num_together(texts[len(encoded) :])]:
-        encoded += tokenizer(list(batch), add_special_tokens=False, return_attention_mask=False)["input_ids"]
+        result = tokenizer(
+            list(batch),
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_offsets_mapping=tokenizer.is_fast,
+        )
+        encoded += zip(result["input_ids"], result.get("offset_mapping") or [None] * len(batch), strict=True)
     return encoded
 
 

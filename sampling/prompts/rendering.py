@@ -5,6 +5,7 @@ It runs in a process of its own (`sampling.prompts.renderer`): chat templates co
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +16,16 @@ from jinja2.meta import find_undeclared_variables
 
 from sampling.errors import RowError, TemplateError
 from sampling.prompts.sandbox import SANDBOX, Null
-from sampling.prompts.special_tokens import SpecialTexts
+from sampling.prompts.special_tokens import ForgedTokenError, SpecialTexts
 
 Message = dict[str, Any]  # {"role": "system" | "user" | "assistant" | …, "content": text}
 Style = Literal["chat", "plain"]
 
 NONCE = secrets.token_hex(8)  # no row can spell a placeholder of a template's special token
+MARKER = f"\ue000{NONCE}\ue001"  # in the place of a row's text
+PLACEHOLDER = re.compile(rf"\ue000{NONCE}\d+\ue001")
+KEPT = frozenset({"role", "type", "id", "tool_call_id"})  # what chat templates branch on, where it is one word
+NUM_SHAPES = 64  # of conversations, whose special tokens are kept
 
 
 class MissingFieldError(RowError):
@@ -94,6 +99,8 @@ class Rendering:
         self.recipe = recipe
         self._special = SpecialTexts(recipe.special)
         self._placeholders = {token: f"\ue000{NONCE}{i}\ue001" for i, token in enumerate(self._special.texts)}
+        self._names = {placeholder: token for token, placeholder in self._placeholders.items()}
+        self._tokens: dict[str, list[str]] = {}  # by a conversation of markers: the special tokens of its prompt
         self._template, fields = self._compile(recipe.template, recipe.name)
         self._system = None
         if recipe.system is not None:
@@ -116,7 +123,9 @@ class Rendering:
         """Return a row's prompt. Raises MissingFieldError, RenderError."""
         content = self._filled(self._template, row.fields)
         if self.recipe.style == "plain":
-            return Rendered(self._restore(content), [])
+            text = self._restore(content)
+            self._check_tokens(text, [self._names[found] for found in PLACEHOLDER.findall(content)])
+            return Rendered(text, [])
         messages: list[Message] = self._special.neutralise(list(row.history))
         if self._system is not None:
             system = self._filled(self._system, row.fields)
@@ -126,7 +135,9 @@ class Rendering:
         if row.tools and "tools" not in self.names.variables:
             raise UnusedToolsError(f"{self.recipe.name}: the row has tools, but the model's chat template reads none")
         try:
-            text = self._restore(self._chat(messages, self._special.neutralise(list(row.tools))))
+            tools = self._special.neutralise(list(row.tools))
+            text = self._restore(self._chat(messages, tools))
+            tokens = self._own_tokens(messages, tools)
         except MemoryError:
             raise
         except Exception as error:  # a chat template may raise any error, also on purpose
@@ -135,6 +146,7 @@ class Rendering:
             ) from error
         self._check_length(len(text))
         self._check_text(text)
+        self._check_tokens(text, tokens)
         turns = [{**turn, "content": self._restore(turn["content"])} for turn in messages]
         if self._prefill and text.endswith(self._opening):
             turns.append({"role": "assistant", "content": self._prefill})
@@ -175,6 +187,24 @@ class Rendering:
         assert isinstance(text, str)
         return text
 
+    def _own_tokens(self, messages: list[Message], tools: list[Any]) -> list[str]:
+        """Return the special tokens of the prompt of such a conversation, in order, with markers for the row's text."""
+        marked = _marked(messages), _marked(tools)
+        shape = repr(marked)
+        if shape not in self._tokens:
+            if len(self._tokens) == NUM_SHAPES:
+                self._tokens.clear()
+            self._tokens[shape] = self._special.spelled(self._restore(self._chat(*marked)))
+        return self._tokens[shape]
+
+    def _check_tokens(self, text: str, tokens: list[str]) -> None:
+        if (spelled := self._special.spelled(text)) != tokens:
+            token = next((token for token in spelled if spelled.count(token) > tokens.count(token)), *tokens[:1])
+            raise ForgedTokenError(
+                f"{self.recipe.name}, or the model's template, reads the row's text as the special token {token!r};"
+                " remove what looks like it"
+            )
+
     def _generation_prompt(self) -> tuple[str, str]:
         """Return how the chat template opens an answer, and the part of it that is no mark of the assistant's turn.
 
@@ -212,6 +242,22 @@ class Rendering:
             for token, placeholder in self._placeholders.items():
                 text = text.replace(placeholder, token)
         return text
+
+
+def _marked(value: Any) -> Any:
+    """Return the value with a marker for every text of a row in it, around the placeholders of our own templates."""
+    if isinstance(value, str):
+        return MARKER + "".join(found + MARKER for found in PLACEHOLDER.findall(value)) if value.strip() else value
+    if isinstance(value, dict):
+        return {
+            key if key.isidentifier() else f"{MARKER}{i}": item if key in KEPT and _is_word(item) else _marked(item)
+            for i, (key, item) in enumerate(value.items())
+        }
+    return [_marked(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) and value.replace("_", "").isalnum()
 
 
 def _variables(chat: str | None) -> set[str]:
