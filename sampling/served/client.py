@@ -256,6 +256,9 @@ class ModelClient:
 
 def _tokens(reply: Any) -> list[int]:
     try:
-        return [int(token_id) for token_id in reply["tokens"]]
-    except (KeyError, TypeError, ValueError) as error:
+        token_ids = list(reply["tokens"])
+    except (KeyError, TypeError) as error:
         raise ReplyError("a reply without token ids") from error
+    if not all(type(token_id) is int and token_id >= 0 for token_id in token_ids):  # not Infinity, 1.5, true, "7"
+        raise ReplyError("a reply with token ids that are none")
+    return token_ids

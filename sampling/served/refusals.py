@@ -54,7 +54,7 @@ def refusal(
 
 
 def message_of(response: httpx.Response, body: bytearray) -> str:
-    """Return the server's message on one line, without control characters, cut to MAX_MESSAGE_CHARS."""
+    """Return the server's message, as `one_line`, without the key."""
     body = body[:MAX_ERROR_BYTES]
     message = body.decode(errors="replace")
     try:
@@ -64,7 +64,12 @@ def message_of(response: httpx.Response, body: bytearray) -> str:
         pass  # a proxy's HTML page, or another server's JSON: kept as it is
     if key := response.request.headers.get("authorization", "").removeprefix("Bearer "):
         message = message.replace(key, "<the API key>")  # some gateways quote it
-    line = " ".join("".join(char if char.isprintable() else " " for char in message[:10_000]).split())
+    return one_line(message)
+
+
+def one_line(text: str) -> str:
+    """Return a server's text on one line, without control characters, cut to MAX_MESSAGE_CHARS."""
+    line = " ".join("".join(char if char.isprintable() else " " for char in text[:10_000]).split())
     return line if len(line) <= MAX_MESSAGE_CHARS else line[:MAX_MESSAGE_CHARS] + " …"
 
 
@@ -75,7 +80,7 @@ def retry_after_s(headers: Mapping[str, str]) -> float:
         seconds = float(value)
     except ValueError:
         try:
-            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except ValueError:
+            seconds = email.utils.parsedate_to_datetime(value[:100]).timestamp() - time.time()
+        except (ValueError, OverflowError):
             return 0.0
     return min(seconds, MAX_RETRY_AFTER_S) if seconds > 0 else 0.0

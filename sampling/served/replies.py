@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sampling.served.refusals import TryError
+from sampling.served.refusals import TryError, one_line
 
 LOWEST = -9999.0  # how vLLM's completions API writes −inf, which JSON lacks
 PREFIX = "token_id:"
@@ -48,7 +48,9 @@ def read_logprobs(
         # a bare NaN, and the null that some JSON writers turn it into, stay NaN: the mixture handles it
         logprobs = np.array([np.nan if value is None else value for value in top.values()], dtype=np.float64)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise ReplyError(f"a reply without logprobs of one token ({type(error).__name__}: {error})") from error
+        raise ReplyError(
+            f"a reply without logprobs of one token ({type(error).__name__}: {one_line(str(error))})"
+        ) from error
     if num_prompt_ids not in (None, num_counted):
         raise ReplyError(f"a reply to a prompt of {num_counted} ids, where {num_prompt_ids} were sent")
     if not len(ids):

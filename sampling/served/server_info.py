@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sampling.errors import NonFiniteLogitsError, ServerRefusedError
+from sampling.served.refusals import one_line
 from sampling.served.replies import ROUNDING, ReplyError, read_logprobs
 
 # vLLM takes 128 (MAX_LOGPROB_TOKEN_IDS). Every request names this many: where the numbers of a batch differ, vLLM 0.32
@@ -74,7 +75,7 @@ async def discover(name: str, url: str, ask: Ask, served_name: str | None, model
     cards = _cards(await ask("GET", "/v1/models", None))
     card = next((card for card in cards if _fits(card, served_name, model)), None)
     if card is None:
-        served = ", ".join(card["id"] for card in cards)
+        served = one_line(", ".join(card["id"] for card in cards))
         raise ServerRefusedError(
             f"{server} serves {served}, not {served_name or model}; give its own address, or the name that it is served"
             f" by (models.{name}.served_name)"
@@ -142,6 +143,6 @@ async def _can_name_ids(model: str, ask: Ask, vocab_size: int) -> bool:
 
 async def _version(ask: Ask) -> str:
     try:
-        return str((await ask("GET", "/version", None))["version"])
+        return one_line(str((await ask("GET", "/version", None))["version"]))
     except (ServerRefusedError, KeyError, TypeError):
         return "unknown"

@@ -84,6 +84,16 @@ async def test_a_server_with_only_malformed_replies_is_an_error_that_names_them(
         assert "start them again" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "ids", ["[Infinity]", "[NaN]", "[1.5]", "[true]", '["7"]', "[-1]", "[null]", "5", '"12"', "[[1]]"]
+)
+async def test_token_ids_that_are_none_are_retried(ids: str, proxy: Proxy) -> None:
+    async with connected(proxy.url) as client:
+        proxy.faults.append(body(lambda raw: b'{"tokens": %s}' % ids.encode()))
+        assert await client.tokenize("a") == await client.tokenize("a")
+        assert client.num_retries == 1
+
+
 async def test_a_try_that_takes_too_long_is_cancelled_and_repeated(proxy: Proxy) -> None:
     async with connected(proxy.url) as client:
         client._transport._config = FAST.model_copy(update={"request_timeout_s": 0.2})
