@@ -13,13 +13,14 @@ MIB = 1 << 20
 
 
 class Bounds(Frozen):
-    """The largest cell, row, line, batch, prompt, rendering and answer; the longest rendering.
+    """The largest cell, row, set of columns, line, batch, prompt, rendering and answer; the longest rendering.
 
     A row beyond a bound is quarantined; a file, template, configuration or server beyond one is refused.
     """
 
     cell_bytes: int = Field(16 * MIB, ge=1, description="Longest value of one field, bytes of UTF-8.")
     row_bytes: int = Field(32 * MIB, ge=1, description="Largest row, all of its fields, bytes.")
+    columns: int = Field(1000, ge=1, description="Most columns of a source, all of its rows together.")
     line_bytes: int = Field(32 * MIB, ge=1, description="Longest line or list element of a text file, bytes.")
     batch_bytes: int = Field(128 * MIB, ge=1, description="Largest batch of rows decoded at once, bytes.")
     unpacked_bytes: int = Field(4096 * MIB, ge=1, description="Largest Parquet or Arrow file unpacked to disk, bytes.")

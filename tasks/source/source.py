@@ -23,7 +23,7 @@ from sampling.links import outside
 from tasks.config import SourceConfig
 from tasks.source.columnar import end_idle, rows_of
 from tasks.source.readers import FORMAT_NAMES, format_of, read_rows
-from tasks.source.source_row import Rows, one_line
+from tasks.source.source_row import Rows, of_few_columns, one_line
 
 if TYPE_CHECKING:
     from datasets import DatasetBuilder
@@ -70,7 +70,7 @@ def open_source(config: SourceConfig, bounds: Bounds | None = None) -> Source:
     return Source(
         files=tuple(str(path) for path in files),
         fingerprint=_digest([str(config.limit), *(f"{format_of(path)} {_file_digest(path)}" for path in files)]),
-        rows=lambda: _rows(files, bounds),
+        rows=lambda: of_few_columns(_rows(files, bounds), bounds),
         notes=tuple(notes),
     )
 
@@ -307,4 +307,5 @@ def _open_hub(config: SourceConfig, hub: str, bounds: Bounds) -> Source:
             raise SourceError(f"source.hub {hub!r} stopped in mid-stream: {one_line(error)}") from error
 
     identity = [hub, config.subset, config.split, revision, config.limit]
-    return Source((f"hf://datasets/{hub}",), _digest([str(part) for part in identity]), rows)
+    fingerprint = _digest([str(part) for part in identity])
+    return Source((f"hf://datasets/{hub}",), fingerprint, lambda: of_few_columns(rows(), bounds))

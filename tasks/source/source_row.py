@@ -50,6 +50,19 @@ def to_row(location: str, value: Any, bounds: Bounds) -> SourceRow | Quarantined
     return QuarantinedRow(location, "too_large", problem) if problem else SourceRow(location, value)
 
 
+def of_few_columns(rows: Rows, bounds: Bounds) -> Rows:
+    """Yield rows, set aside from the first on that brings more columns than `bounds.columns` in all."""
+    names: set[str] = set()
+    for row in rows:
+        if isinstance(row, SourceRow) and not names.issuperset(row.fields):
+            if (count := len(names | row.fields.keys())) > bounds.columns:
+                problem = f"with its own the source has {count} columns, above bounds.columns ({bounds.columns})"
+                yield QuarantinedRow(row.location, "too_many_columns", problem)
+                continue
+            names.update(row.fields)
+        yield row
+
+
 def oversize(sizes: dict[str, int], bounds: Bounds) -> str | None:
     """Return what of a row is larger than `bounds`, None if nothing is; `sizes`: its columns' bytes."""
     for column, size in sizes.items():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import datetime
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +102,33 @@ def test_an_answer_stands_behind_what_the_chat_template_began_it_with(begun: str
         found = judge_prompts(table, DatasetMetadata()).messages
         assert found is not None
         assert found.tolist() == [agrees]
+
+
+def nest(depth: int, wrap: Callable[[Any], Any]) -> Any:
+    return reduce(lambda inner, _: wrap(inner), range(depth), 1)
+
+
+@pytest.mark.parametrize("wrap", [lambda x: {"a": x}, lambda x: [x], lambda x: [{"a": x}], lambda x: [x, None]])
+@pytest.mark.parametrize("depth", [5, 30, 49, 60, 101, 400])
+def test_a_field_that_nests_too_deep_for_parquet_becomes_json(
+    tmp_path: Path, wrap: Callable[[Any], Any], depth: int
+) -> None:
+    """Else one row of a stranger's file ends the whole run."""
+    value = nest(depth, wrap)
+    (table,) = unified(tmp_path, [{"c": 1, "x": value}, {"c": 2, "x": None}])
+    found, none = table["source:x"].to_pylist()
+    assert (json.loads(found) if isinstance(found, str) else found, none) == (value, None)
+
+
+def test_objects_with_keys_of_their_own_become_json(tmp_path: Path) -> None:
+    """A column for each key of each row would take memory with the square of the rows."""
+    few, many = ([{"c": "x", "x": {f"{i}_{j}": 1 for j in range(num)}} for i in range(100)] for num in (9, 100))
+    shards = unified(tmp_path, few, few)
+    assert all(pa.types.is_struct(table.schema.field("source:x").type) for table in shards)
+    shards = unified(tmp_path, few, many)
+    assert [json.loads(text) for text in shards[1]["source:x"].to_pylist()] == [row["x"] for row in many]
+    halves = [[{"x": {f"{i}_{j}": 1 for j in range(600)}}] for i in range(2)]  # together more than MAX_FIELDS
+    assert {table.schema.field("source:x").type for table in unified(tmp_path, *halves)} == {pa.string()}
+    apart = [{f"{i}": {f"{i}_{j}": 1 for j in range(100)} for i in range(20)}]  # in many columns
+    types = [field.type for field in unified(tmp_path, apart)[0].schema]
+    assert [pa.types.is_struct(kind) for kind in types] == [True] * 10 + [False] * 10

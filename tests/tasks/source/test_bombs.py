@@ -20,7 +20,9 @@ import pytest
 
 from sampling.bounds import Bounds
 from sampling.errors import SourceError
+from tasks.config import SourceConfig
 from tasks.source.readers import read_rows
+from tasks.source.source import open_source
 from tasks.source.source_row import QuarantinedRow, SourceRow
 
 MIB = 1 << 20
@@ -34,7 +36,9 @@ from pathlib import Path
 import pyarrow.compute
 from sampling.bounds import Bounds
 from tasks.source.columnar import end_idle
+from tasks.config import SourceConfig
 from tasks.source.readers import read_rows
+from tasks.source.source import open_source
 
 def peak():
     return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))) >> 10
@@ -197,3 +201,12 @@ def test_many_small_cells_are_a_row_above_the_bound(tmp_path: Path) -> None:
         f"{tmp_path}/a.jsonl:1", "too_large", "its fields hold 15 bytes, above bounds.row_bytes (10)"
     )
     assert isinstance(good, SourceRow)
+
+
+def test_a_row_that_brings_too_many_columns_is_set_aside(tmp_path: Path) -> None:
+    rows = [{"text": "a"}, {"text": "b", "x": 1, "y": 1}, {"text": "c", "z": 1}, {"x": 1}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = list(open_source(SourceConfig(path=str(tmp_path)), Bounds(columns=3)).rows())
+    assert [row.fields for row in found if isinstance(row, SourceRow)] == [rows[0], rows[1], rows[3]]
+    problem = "with its own the source has 4 columns, above bounds.columns (3)"
+    assert found[2] == QuarantinedRow(f"{tmp_path}/a.jsonl:3", "too_many_columns", problem)
