@@ -1,33 +1,149 @@
-"""Parquet reader that yields a dataset's rows as Arrow tables of bounded size."""
+"""Parquet reader that yields a dataset's rows as Arrow tables of bounded size.
+
+A file of 15 kB can hold gigabytes: one value of a dictionary stands for any number of rows, a page unpacks to whatever
+it says. None of that is known before it is decoded, so a child process of bounded memory decodes (0.3 s to start).
+"""
 
 from __future__ import annotations
 
+import resource
+import subprocess
 from collections.abc import Iterator, Sequence
+from contextlib import closing
+from itertools import accumulate
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sampling.bounds import Bounds
+from sampling.errors import SourceError
+from sampling.processes.child import Child
+from sampling.processes.exits import describe_exit
 from sampling.record import RECORD_SCHEMA
 
 BATCH_BYTES = 48 << 20  # of Arrow memory; the Python objects of its texts take about as much again
+DECODED_ROWS = (1024, 32, 1)  # at once; fewer, by a new process, after rows that took too much memory
+BOUNDS = Bounds()
+VARIABLES = {"ARROW_DEFAULT_MEMORY_POOL": "system"}  # mimalloc claims a gibibyte at once, which the limit forbids
+END_S = 5.0
 # Optional: a dataset made elsewhere may lack them; columns of other types under these names are left out.
 PROMPT_COLUMNS = ("theta_prompt", "teacher_prompt", "example", "messages")
 EXAMPLE_FIELDS = ("question", "answer", "solution", "final_answer")
 
 
+class _StoppedError(Exception):
+    """The process that decodes lacks memory, or died."""
+
+
 def read_batches(parquet_files: Sequence[Path], batch_bytes: int = BATCH_BYTES) -> Iterator[pa.Table]:
-    """Yield the judged columns, file after file, about `batch_bytes` at a time and one row group at most."""
-    for path in parquet_files:
-        with pq.ParquetFile(path) as file:
-            columns = [*RECORD_SCHEMA.names, *_prompt_columns(file.schema_arrow)]
-            for group in range(file.num_row_groups):
-                metadata = file.metadata.row_group(group)
-                if not metadata.num_rows:
-                    continue
-                rows = max(1, metadata.num_rows * batch_bytes // max(batch_bytes, metadata.total_byte_size))
-                for batch in file.iter_batches(rows, row_groups=[group], columns=columns):
-                    yield pa.Table.from_batches([batch])
+    """Yield the judged columns, file after file, in tables of at most `batch_bytes`, or of one row.
+
+    Raises SourceError where one row is beyond `bounds.batch_bytes`, OSError where a file is broken.
+    """
+    with closing(_Decoder()) as decoder:
+        for path in parquet_files:
+            waiting: list[pa.RecordBatch] = []
+            for batch in decoder.batches(path):
+                for piece in _pieces(batch, batch_bytes):
+                    if waiting and sum(each.nbytes for each in waiting) + piece.nbytes > batch_bytes:
+                        yield pa.Table.from_batches(waiting).combine_chunks()
+                        waiting = []
+                    waiting.append(piece)
+            if waiting:
+                yield pa.Table.from_batches(waiting).combine_chunks()
+
+
+def _pieces(batch: pa.RecordBatch, max_bytes: int) -> Iterator[pa.RecordBatch]:
+    """Yield a batch in halves that are small enough, or one row."""
+    if batch.num_rows > 1 and batch.nbytes > max_bytes:
+        half = batch.num_rows // 2
+        yield from _pieces(batch.slice(0, half), max_bytes)
+        yield from _pieces(batch.slice(half), max_bytes)
+    elif batch.num_rows:
+        yield batch
+
+
+class _Decoder:
+    """The process that decodes one file after the other; another takes its place after it has stopped."""
+
+    def __init__(self) -> None:
+        self._child: Child | None = None
+
+    def batches(self, path: Path) -> Iterator[pa.RecordBatch]:
+        """Yield a file's rows, fewer at once where the process's memory does not suffice."""
+        number = 0  # of rows that are done
+        for num_rows in DECODED_ROWS:
+            self._child = child = self._child or Child(f"{__name__}:serve", subprocess.DEVNULL, variables=VARIABLES)
+            try:
+                child.connection.send((path, number, num_rows))
+                while (batch := _received(child)) is not None:
+                    yield batch
+                    number += batch.num_rows
+                return
+            except _StoppedError as error:
+                ending = str(error)
+                self.close()
+        raise SourceError(
+            f"{path}: row {number + 1} cannot be decoded in bounds.batch_bytes ({BOUNDS.batch_bytes}): {ending}; leave "
+            "that row out"
+        )
+
+    def close(self) -> None:
+        """End the process."""
+        if self._child is not None:
+            self._child.kill(END_S)
+            self._child = None
+
+
+def _received(child: Child) -> pa.RecordBatch | None:
+    """Return the next batch, None after the last one. Raises _StoppedError, OSError for a broken file."""
+    try:
+        kind, text = child.connection.recv()
+        content = child.connection.recv_bytes() if kind == "rows" else b""
+    except (EOFError, ConnectionError) as error:
+        raise _StoppedError(f"the process that decodes it ended {describe_exit(child.process.wait())}") from error
+    if kind == "rows":
+        return pa.ipc.open_stream(content).read_next_batch()
+    if kind == "stopped":
+        raise _StoppedError(text)
+    if kind == "broken":
+        raise OSError(text)
+    return None
+
+
+def serve(connection: Connection) -> None:
+    """Decode files in the child: send the rows of each after its first ones, batch by batch."""
+    with open("/proc/self/status") as status:
+        used = next(int(line.split()[1]) << 10 for line in status if line.startswith("VmData:"))
+    resource.setrlimit(resource.RLIMIT_DATA, (used + 2 * BOUNDS.batch_bytes, resource.RLIM_INFINITY))
+    while True:
+        try:
+            for batch in _batches(*connection.recv()):
+                sink = pa.BufferOutputStream()
+                with pa.ipc.new_stream(sink, batch.schema) as writer:
+                    writer.write_batch(batch)
+                connection.send(("rows", ""))
+                connection.send_bytes(sink.getvalue())
+            connection.send(("end", ""))
+        except MemoryError:
+            connection.send(("stopped", "the memory does not suffice"))
+        except (OSError, pa.ArrowException) as error:
+            connection.send(("broken", str(error)))
+
+
+def _batches(path: Path, first: int, num_rows: int) -> Iterator[pa.RecordBatch]:
+    """Decode the judged columns of the rows after the first ones, `num_rows` at once."""
+    with pq.ParquetFile(path, buffer_size=1 << 20) as file:
+        ends = list(accumulate(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)))
+        done = sum(end <= first for end in ends)  # row groups that need no decoding
+        first -= ends[done - 1] if done else 0
+        columns = [*RECORD_SCHEMA.names, *_prompt_columns(file.schema_arrow)]
+        for batch in file.iter_batches(num_rows, range(done, len(ends)), columns, use_threads=False):
+            skipped = min(first, batch.num_rows)
+            first -= skipped
+            yield batch.slice(skipped)
 
 
 def _prompt_columns(schema: pa.Schema) -> list[str]:
