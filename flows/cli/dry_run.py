@@ -70,7 +70,7 @@ def _print_memory(config: PipelineConfig) -> None:
 
 
 def _print_row(number: int, row: PreparedRow) -> None:
-    print(f"\nrow {number}, id {row.id}")
+    print(f"\nrow {number}, id {escape(row.id)}")
     for name, prompt in (("teacher", row.teacher_prompt), ("theta", row.theta_prompt)):
         print(f"  {name} reads:")
         print("\n".join(MARGIN + line for line in escape(prompt).split("\n")))

@@ -9,13 +9,16 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sampling.bounds import Bounds
 from tasks.publish.staging import QUARANTINE
+from tasks.source.opening import lines
 from tasks.store.durable import write_bytes, write_json
 
 if TYPE_CHECKING:
     from validations.verdict import Verdict
 
 REPORT, REPORT_JSON, DATA_DOCS = "report.html", "report.json", "data_docs"
+BOUNDS = Bounds(line_bytes=1 << 20)  # a run writes some hundred bytes of each row
 NUM_QUARANTINED = 50  # lines of quarantine.jsonl that the report shows
 
 
@@ -45,16 +48,16 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
 
 
 def read_quarantined(folder: Path) -> list[dict[str, Any]]:
-    """Return the first rows of a dataset's quarantine, without lines that are no JSON object."""
+    """Return the first rows of a dataset's quarantine, without lines that are no JSON object, or over 1 MiB."""
     try:
-        with open(folder / QUARANTINE, encoding="utf-8", errors="replace") as file:
-            lines = list(islice(file, NUM_QUARANTINED))
+        with open(folder / QUARANTINE, "rb") as file:
+            found = [line for _, line in islice(lines(file, BOUNDS), NUM_QUARANTINED)]
     except OSError:
         return []
     rows = []
-    for line in lines:
+    for line in filter(None, found):
         try:
-            row = json.loads(line)
+            row = json.loads(line.decode(errors="replace"))
         except (ValueError, RecursionError):  # RecursionError: thousands of brackets
             continue
         if isinstance(row, dict):

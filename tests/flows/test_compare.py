@@ -31,6 +31,17 @@ def test_a_missing_dataset_is_found_before_the_other_is_read(run: Run, dataset: 
     assert "nowhere" in the_line(err)
 
 
+@pytest.mark.parametrize("command", ["validate", "compare"])
+def test_a_name_does_not_write_to_the_terminal(run: Run, dataset: Path, command: str) -> None:
+    manifest = json.loads((dataset / "manifest.json").read_text())
+    name = "evil\x1b]0;x\x1b\\\x1b[2J\x9b31m\u202e\nwarning: none"
+    (dataset / "manifest.json").write_text(json.dumps({**manifest, "name": name}))
+    _, out, _ = run(command, *[dataset] * (1 + (command == "compare")))
+    assert "evil" in out
+    assert not set("\x1b\x9b\u202e").intersection(out)
+    assert not [line for line in out.splitlines() if line.startswith("warning")]
+
+
 @pytest.mark.slow
 def test_the_flow_returns_the_table(dataset: Path, prefect_server: str) -> None:
     state = compare_datasets(str(dataset), str(dataset), return_state=True)

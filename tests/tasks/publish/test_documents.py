@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,18 @@ def test_quarantined_rows(tmp_path: Path) -> None:
     lines = [b"", b"{", b"[1]", b'"x"', b"null", b"NaN", b"9" * 5000, b"\xff\xfe", b"[" * 100_000, b'{"a": ' * 5000]
     assert quarantined(tmp_path, b"\n".join([*lines, b'{"ok": true}'])) == [{"ok": True}]
     assert quarantined(tmp_path, b'{"a": "\xff"}\n') == [{"a": "�"}]
+
+
+def test_a_line_without_an_end_is_not_held(tmp_path: Path) -> None:
+    """A sparse file of gigabytes takes a few bytes on a disk."""
+    assert quarantined(tmp_path, b'{"a": "' + b"x" * (2 << 20) + b'"}\n{"b": 1}\n') == [{"b": 1}]
+    with open(tmp_path / "quarantine.jsonl", "wb") as file:
+        file.truncate(1 << 30)
+    tracemalloc.start()
+    assert read_quarantined(tmp_path) == []
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 << 20
 
 
 def test_only_the_first_are_read(tmp_path: Path) -> None:
