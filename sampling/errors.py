@@ -17,6 +17,7 @@ DualSamplingError
 │   │   ├── RenderLimitError    or takes it beyond the bounds on time, memory and text
 │   │   └── UnusedToolsError    or has no place for its tools
 │   ├── ForgedTokenError        its text becomes a special token (sampling/prompts/special_tokens.py)
+│   ├── EncodingError           a tokenizer fails on its prompt (sampling/prompts/encoding.py)
 │   ├── EmptyPromptError        a prompt without tokens
 │   ├── UnknownTokenError       a prompt given as ids, one of which its model does not have
 │   ├── PromptTooLongError      prompt + max_tokens exceed a model's context

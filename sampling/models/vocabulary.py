@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
+from typing import Any
 
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -11,7 +14,9 @@ from sampling.config import ModelConfig
 from sampling.errors import ConfigurationError, ModelError, VocabularyMismatchError
 from sampling.models.folder import load_config, model_folder
 from sampling.processes.errors import first_line
+from sampling.prompts.encoding import is_panic
 
+MAX_GROWTH = 64  # of a text by its normaliser: Llama's is 1, a Unicode character's at most 18
 MAX_LISTED = 3  # differing ids that an error message lists
 
 
@@ -23,12 +28,30 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     folder = model_folder(model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=model.trust_remote_code)
-    except Exception as error:  # OSError, ValueError, KeyError, … for the same cause
+    except BaseException as error:  # OSError, ValueError, KeyError, a panic in Rust, … for the same cause
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         raise ModelError(f"{model.model} holds no tokenizer that can be read: {first_line(error)}") from error
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # transformers' fallback without files
         raise ModelError(f"{model.model} holds no tokenizer that knows a word; fetch its tokenizer.json")
+    if tokenizer.is_fast and (normalizer := tokenizer.backend_tokenizer.normalizer) is not None:
+        growth = _growth(json.loads(normalizer.__getstate__()))
+        if growth > MAX_GROWTH:
+            raise ModelError(
+                f"{model.model} has a tokenizer.json whose normaliser makes a text up to {growth:.0f} times as long; "
+                f"{MAX_GROWTH} times is the most"
+            )
     return tokenizer
+
+
+def _growth(normalizer: dict[str, Any]) -> float:
+    """Return how many times as long a normaliser's replacements make a text at most."""
+    if "normalizers" in normalizer:
+        return math.prod(map(_growth, normalizer["normalizers"]))
+    if "pattern" not in normalizer:
+        return max(1, len(normalizer.get("prepend", "")))
+    return max(1.0, len(normalizer["content"]) / max(1, len(normalizer["pattern"].get("String", ""))))
 
 
 def check_stop_ids(stop_token_ids: Sequence[int], num_ids: int) -> None:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, takewhile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sampling.errors import RowError
+from sampling.errors import PromptTooLongError, RowError
+from sampling.processes.errors import first_line
 from sampling.prompts.special_tokens import ForgedTokenError, Span, SpecialTokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+MAX_IDS = 1 << 20  # of a prompt: longer than a context is
+PIECE_CHARS = 100_000  # of a long text, encoded to see whether it has more ids: each takes 600 bytes meanwhile
 BATCH_CHARS = 1_000_000  # encoded at a time: tokenizers take 200 bytes of memory a token
+
+
+class EncodingError(RowError):
+    """A row whose prompt the tokenizer fails on."""
+
+    reason = "encoding_failed"
 
 
 class PromptEncoder:
@@ -25,10 +34,16 @@ class PromptEncoder:
         self._prefix = _added_prefix(tokenizer)
         self._normalises = not tokenizer.is_fast or tokenizer.backend_tokenizer.normalizer is not None
 
-    def encode(self, texts: Sequence[str]) -> list[list[int] | ForgedTokenError]:
-        """Return the token ids of each text, or the error of one whose ids hold a special token it does not spell."""
+    def encode(self, texts: Sequence[str]) -> list[list[int] | RowError]:
+        """Return the token ids of each text, or its error.
+
+        That is a ForgedTokenError for a special token that the text does not spell, PromptTooLongError, EncodingError.
+        """
         encoded = _encode(self._tokenizer, texts)
-        return [self._checked(text, *ids_spans) for text, ids_spans in zip(texts, encoded, strict=True)]
+        return [
+            found if isinstance(found, RowError) else self._checked(text, *found)
+            for text, found in zip(texts, encoded, strict=True)
+        ]
 
     def refuse_forged(self, texts: Sequence[str]) -> None:
         """Raise ForgedTokenError for a text of a row that the tokenizer reads as a special token, on its own."""
@@ -47,25 +62,60 @@ class PromptEncoder:
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
-    """Return the token ids of one text, as a `PromptEncoder` does, whatever special tokens it holds.
+    """Return the token ids of one text, as a `PromptEncoder` does, whatever special tokens it holds. Raises RowError.
 
     The prefix is not added to a text that has it already: many chat templates write BOS themselves.
     """
-    return tuple(_dressed(tokenizer, _added_prefix(tokenizer), _encode(tokenizer, [text])[0][0]))
+    (found,) = _encode(tokenizer, [text])
+    if isinstance(found, RowError):
+        raise found
+    return tuple(_dressed(tokenizer, _added_prefix(tokenizer), found[0]))
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[tuple[list[int], list[Span] | None]]:
-    """Return each text's ids, with the characters that each stands for where the tokenizer knows them."""
-    encoded: list[tuple[list[int], list[Span] | None]] = []
+Encoded = tuple[list[int], list[Span] | None]
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Encoded | RowError]:
+    """Return each text's ids, with the characters that each stands for where the tokenizer knows them, or its error."""
+    encoded: list[Encoded | RowError] = []
     while batch := texts[len(encoded) : len(encoded) + _num_together(texts[len(encoded) :])]:
-        result = tokenizer(
-            list(batch),
-            add_special_tokens=False,
-            return_attention_mask=False,
-            return_offsets_mapping=tokenizer.is_fast,
-        )
-        encoded += zip(result["input_ids"], result.get("offset_mapping") or [None] * len(batch), strict=True)
+        try:
+            encoded += _encode_bounded(tokenizer, batch)
+        except RowError as error:
+            encoded += [error] if len(batch) == 1 else [_encode(tokenizer, [text])[0] for text in batch]
     return encoded
+
+
+def _encode_bounded(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Encoded]:
+    """Return what `_encode` does. Raises PromptTooLongError or EncodingError where one of the texts has an error."""
+    try:
+        for text in texts:
+            pieces = range(0, len(text), PIECE_CHARS) if len(text) > PIECE_CHARS else ()
+            num_ids = 0
+            for start in pieces:
+                num_ids += len(_call(tokenizer, [text[start : start + PIECE_CHARS]])["input_ids"][0])
+                if num_ids > MAX_IDS:
+                    raise PromptTooLongError(f"the prompt of {len(text):,} characters has more than {MAX_IDS:,} tokens")
+        result = _call(tokenizer, texts, return_offsets_mapping=tokenizer.is_fast)
+    except (MemoryError, RowError):
+        raise
+    except BaseException as error:  # a panic of the tokenizers package is no Exception
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
+        raise EncodingError(f"the tokenizer fails on the prompt: {type(error).__name__}: {first_line(error)}") from None
+    return list(zip(result["input_ids"], result.get("offset_mapping") or [None] * len(texts), strict=True))
+
+
+def is_panic(error: BaseException) -> bool:
+    """Return whether an error is one of Rust's, as a regex that backtracks without end raises in tokenizers."""
+    return type(error).__module__ == "pyo3_runtime"
+
+
+def _call(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options: bool) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = tokenizer(
+        list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False, **options
+    )
+    return found
 
 
 def _num_together(texts: Sequence[str]) -> int:

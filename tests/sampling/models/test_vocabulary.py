@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -53,3 +55,14 @@ def test_a_folder_without_model_or_tokenizer_is_an_error(tmp_path: Path) -> None
         load_tokenizer(ModelConfig(model="nobody/no-such-model"))
     with pytest.raises(ModelError, match="no model folder"):
         load_tokenizer(ModelConfig(model="/no/such/folder/here"))
+
+
+def test_a_normaliser_that_multiplies_text_is_refused(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_pair[0], tmp_path / "model")
+    content = json.loads((folder / "tokenizer.json").read_text())
+    one = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 10}
+    for num_times, is_refused in ((1, False), (9, True)):
+        content["normalizer"] = {"type": "Sequence", "normalizers": [one] * num_times}
+        (folder / "tokenizer.json").write_text(json.dumps(content))
+        with pytest.raises(ModelError, match="1000000000 times as long") if is_refused else nullcontext():
+            load_tokenizer(ModelConfig(model=str(folder)))

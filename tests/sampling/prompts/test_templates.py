@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Regex, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from sampling.errors import TemplateError
-from sampling.prompts.encoding import PromptEncoder, encode_prompt
+from sampling.errors import PromptTooLongError, TemplateError
+from sampling.prompts.encoding import MAX_IDS, EncodingError, PromptEncoder, encode_prompt
 from sampling.prompts.templates import MissingFieldError, PromptTemplate, RenderError
 from tests.tiny import EOS, byte_tokenizer
 
@@ -195,3 +196,14 @@ def test_many_texts_are_encoded_as_each_alone() -> None:
     encoded = PromptEncoder(tokenizer).encode(texts)
     assert encoded == [list(encode_prompt(tokenizer, text)) for text in texts]
     assert PromptEncoder(tokenizer).encode([]) == []
+
+
+def test_a_prompt_that_the_tokenizer_fails_on_or_that_is_endless_costs_its_row() -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(a+)+$"), "isolated")
+    encoder = PromptEncoder(tokenizer)
+    results = encoder.encode(["b", "a" * 40 + "b", "c", "d" * (MAX_IDS + 1), "e" * 200_000])
+    assert [type(result) for result in results] == [list, EncodingError, list, PromptTooLongError, list]
+    assert len(results[4]) == 200_000  # type: ignore[arg-type]
+    with pytest.raises(EncodingError, match="the tokenizer fails on the prompt: PanicException"):
+        encode_prompt(tokenizer, "a" * 40 + "b")
