@@ -50,6 +50,8 @@ def write_page(dataset: str, output: str) -> tuple[Path, Verdict, str]:
 
 def write_html(output: str, page: str) -> Path:
     """Write a page, creating its folder. Raises ForbiddenError, OutputError."""
+    if "://" in output:
+        raise OutputError(f"output {output!r} is a URL, and a page is written to a file; give its path with -o")
     check_output(output, "output")
     path = Path(output).expanduser()
     try:

@@ -8,13 +8,20 @@ import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
-# By its name: HF_TOKEN, OPENAI_API_KEY, PGPASSWORD, PREFECT_API_AUTH_STRING; not TOKENIZERS_PARALLELISM, not PWD.
+# What looks like a secret is left out, not all but a list: drivers, MPI, modules and sites have names of their own
+# (NCCL_*, UCX_*, LD_*). A word counts wherever it stands, with digits or run together (TOKEN1, SECRETKEYBASE): a child
+# lacks little by it. Not TOKENIZERS_PARALLELISM, GIT_AUTHOR_NAME, PWD, nor vLLM's settings, which count tokens.
 SECRET_NAME = re.compile(
-    r"^(AWS|AZURE)_|_(PWD|PAT)$|(TOKEN|KEY|SECRET|PASS|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|AUTH|COOKIE)S?(_|$)"
-    r"|CONN(ECTION)?_?STR(ING)?$",
+    r"^(?!VLLM_(?!.*(KEY|SECRET|PASSW|AUTH|(?<=_)TOKEN\d*$))).*("
+    r"^(AWS|AZURE)_|TOKEN(?!I[SZ])|KEY|SECRET|PASSW|PASSPHRASE|PASSCODE|PASS\d*(_|$)|AUTH(?!OR($|_|S))|CREDENTIAL"
+    r"|CREDS?\d*(_|$)|COOKIE|BEARER|PRIVATE|WEBHOOK|JWT|DSN|(?<!^OLD)(?<!^)PWD|(^|_)(PAT|PIN|OTP|SALT)\d*(_|$)"
+    r"|CONN(ECTION)?_?STR)",
     re.IGNORECASE,
 )
-SECRET_VALUE = re.compile(r"://[^/\s]*@")  # a URL with a user or a password, such as a database's
+# A URL or an address with a user or a password, such as a database's; what well-known tokens and keys begin with.
+SECRET_VALUE = re.compile(
+    r"://[^/\s]*@|^[^\s/:@]+:[^\s/@]+@|^(hf_|sk-|gh[oprsu]_|github_pat_|glpat-|xox[a-z]-|eyJ|AKIA|ASIA)|-----BEGIN "
+)
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 OBJECT_STORE = ("AWS_",)
 

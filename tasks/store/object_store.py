@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
+from urllib.parse import unquote
 
 import s3fs
 from fsspec.asyn import sync
@@ -61,7 +62,8 @@ class Store:
         self._bucket, _, prefix = path.partition("/")
         if scheme not in ("s3", "s3a") or not self._bucket:
             raise OutputError(f"{scheme}://… is no object store known here; give s3://bucket/prefix, or a folder")
-        if "@" in self._bucket:
+        user = unquote(self._bucket)
+        if "@" in user or (":" in user and "@" in unquote(path)):  # a secret key may hold a slash
             raise OutputError("an s3:// URL holds no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self.url = f"s3://{self._bucket}/{self._prefix}".rstrip("/")

@@ -14,7 +14,7 @@ import pytest
 from flows.report import write_html
 from flows.run import open_run
 from flows.sample_shards import _sample_shards
-from sampling.errors import ForbiddenError
+from sampling.errors import ForbiddenError, OutputError
 from sampling.permissions import CODE, OUTPUT
 from tasks.config import PipelineConfig
 from tests.flows.small_run import config_of
@@ -106,4 +106,14 @@ def test_places_that_a_configuration_names(
         _sample_shards("/elsewhere/a/.work/b")
     with pytest.raises(ForbiddenError, match=r"output '\.\./report\.html'"):
         write_html("../report.html", "page")
+    for root in ("s3://bucket/out", ""):
+        monkeypatch.setenv(OUTPUT, root)
+        for output in (
+            "s3://bucket/out/x.html",
+            "S3://bucket/out/x",
+            "s3a://bucket/out/a/b.html",
+            "file:///tmp/x.html",
+        ):
+            with pytest.raises(OutputError, match="is a URL, and a page is written to a file"):
+                write_html(output, "page")
     assert {path.name for path in folder.iterdir()} == {"out", "named_by_the_row.py", "rows.jsonl"}

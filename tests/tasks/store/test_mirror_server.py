@@ -112,9 +112,18 @@ def test_credentials_are_never_shown(
         dead.read(tmp_path / "file")
     with pytest.raises(OutputError) as missing:
         mirror("s3://nowhere", tmp_path, server).listing(tmp_path)
-    with pytest.raises(OutputError, match="holds no credentials") as spelt:
-        Mirror(f"s3://{KEY}:{SECRET}@{BUCKET}/x", tmp_path)
-    for error in (gone, missing, spelt):
+    spelt = []
+    for user in (
+        f"{KEY}:{SECRET}@",
+        f"{KEY}:/{SECRET}@",
+        f"{KEY}:a/{SECRET}%40",
+        f"{KEY}%3Aa/{SECRET}@",
+        f"{SECRET}%40",
+    ):
+        with pytest.raises(OutputError, match="holds no credentials") as error:
+            Mirror(f"s3://{user}{BUCKET}/x", tmp_path)
+        spelt.append(error)
+    for error in (gone, missing, *spelt):
         texts += [str(each) for each in (error.value, error.value.__cause__)]
     assert gone.match("AWS_ENDPOINT_URL")
     assert len(caplog.messages) == 1
