@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FACTS, TOKENIZER = "facts.json", "tokenizer.json"
+MAX_DECODERS = 16  # parts; those of known models have 5 at most
 NO_TOKEN = 2**32 - 1  # an id of no vocabulary, which decodes to nothing
 SYSTEM, USER, ASSISTANT, USER_AGAIN = (f"\ue000{name}\ue001" for name in ("system", "asked", "answered", "again"))
 TokenIds = frozenset[Annotated[int, Field(ge=0, lt=2**31)]]
@@ -86,7 +88,9 @@ def read_metadata(folder: Path) -> DatasetMetadata:
         if not (folder / FACTS).exists():
             return DatasetMetadata(unknown=f"there is no {FACTS} beside the dataset")
         facts = _Facts.model_validate_json((folder / FACTS).read_bytes())
-        backend = Tokenizer.from_str((folder / TOKENIZER).read_text(encoding="utf-8"))
+        text = (folder / TOKENIZER).read_text(encoding="utf-8")
+        _check_decoder(json.loads(text).get("decoder"))
+        backend = Tokenizer.from_str(text)
         return DatasetMetadata(
             kl_symmetric=facts.kl_symmetric,
             teacher_sees_reference=facts.teacher_sees_reference,
@@ -97,6 +101,24 @@ def read_metadata(folder: Path) -> DatasetMetadata:
     except Exception as error:  # the tokenizers library raises bare Exception; a foreign file may hold anything
         reason = " ".join(str(error).split())[:100]
         return DatasetMetadata(unknown=f"{FACTS} or {TOKENIZER} cannot be read ({type(error).__name__}: {reason})")
+
+
+def _check_decoder(decoder: object) -> None:
+    """Raise ValueError for a decoder that may multiply text, or search it with a regular expression."""
+    waiting, num_parts = [decoder], 0
+    while waiting:
+        part = waiting.pop()
+        if not isinstance(part, dict):
+            continue
+        num_parts += 1
+        waiting += part.get("decoders", [])
+        pattern, kind = part.get("pattern"), part.get("type")
+        old = pattern.get("String") if isinstance(pattern, dict) else None
+        if kind == "Replace" and not (old and len(part["content"].encode()) <= len(old.encode())):
+            raise ValueError("its decoder replaces a pattern, or a text by a longer one")
+        # An empty text is found between any two characters.
+        if num_parts > MAX_DECODERS or "" in (part.get("suffix"), part.get("word_delimiter_token")):
+            raise ValueError(f"its decoder may multiply text, or has over {MAX_DECODERS} parts")
 
 
 def _vocabulary(backend: Tokenizer, facts: _Facts) -> Vocabulary:

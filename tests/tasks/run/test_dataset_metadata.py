@@ -189,6 +189,33 @@ def test_unreadable_metadata_are_unknown(tmp_path: Path, change: Callable[[Path]
     assert len(metadata.unknown) < 250
 
 
+def replacing(pattern: dict[str, str], content: str, num: int = 1) -> list[dict[str, Any]]:
+    return [{"type": "Replace", "pattern": pattern, "content": content}] * num
+
+
+@pytest.mark.parametrize(
+    ("parts", "is_known"),
+    [
+        (replacing({"String": "▁"}, " "), True),  # Llama's
+        ([{"type": "ByteFallback"}, {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}], True),
+        (replacing({"String": "o"}, "oo", 40), False),
+        (replacing({"String": ""}, ""), False),
+        (replacing({"Regex": "(a+)+$"}, "o"), False),
+        ([{"type": "Sequence", "decoders": replacing({"String": "a"}, "aa")}], False),
+        ([{"type": "BPEDecoder", "suffix": ""}] * 12, False),
+        ([{"type": "Fuse"}] * 40, False),
+    ],
+)
+def test_a_decoder_that_multiplies_text_is_not_run(tmp_path: Path, parts: list[Any], is_known: bool) -> None:
+    written(tmp_path)
+    document = json.loads((tmp_path / TOKENIZER).read_text())
+    document["decoder"] = {"type": "Sequence", "decoders": [document["decoder"], *parts]}
+    (tmp_path / TOKENIZER).write_text(json.dumps(document))
+    metadata = read_metadata(tmp_path)
+    assert (metadata.vocabulary is not None) == is_known
+    assert is_known or "decoder" in metadata.unknown
+
+
 def test_other_keys_are_ignored(tmp_path: Path) -> None:
     written(tmp_path)
     put_fact(more={"a": 1}, theta_turn={"before": "a", "after": "b", "more": 3})(tmp_path)
