@@ -23,7 +23,10 @@ class Bounds(Frozen):
     columns: int = Field(1000, ge=1, description="Most columns of a source, all of its rows together.")
     line_bytes: int = Field(32 * MIB, ge=1, description="Longest line or list element of a text file, bytes.")
     batch_bytes: int = Field(128 * MIB, ge=1, description="Largest batch of rows decoded at once, bytes.")
-    unpacked_bytes: int = Field(4096 * MIB, ge=1, description="Largest Parquet or Arrow file unpacked to disk, bytes.")
+    unpacked_bytes: int = Field(
+        4096 * MIB, ge=1, description="Largest compressed, Parquet or Arrow file once unpacked, bytes; 64 for each row."
+    )
+    unpacked_ratio: int = Field(1000, ge=1, description="Most unpacked bytes for each byte of a file, above 64 MiB.")
     prompt_chars: int = Field(4_000_000, ge=1, description="Longest rendered prompt, characters; a million tokens.")
     render_s: float = Field(2.0, gt=0.0, description="Longest rendering of one row's prompts, seconds of CPU.")
     render_bytes: int = Field(512 * MIB, ge=64 * MIB, description="Memory of the process that renders, bytes.")

@@ -27,7 +27,7 @@ from sampling.errors import SourceError
 from sampling.processes.child import Child
 from sampling.processes.errors import from_message
 from sampling.processes.exits import describe_exit
-from tasks.source.opening import BROKEN, open_seekable
+from tasks.source.opening import BROKEN, Unpacked, open_seekable
 from tasks.source.source_row import VALUE_BYTES, QuarantinedRow, Rows, SourceRow, not_utf8, one_line, oversize
 
 BATCH_ROWS = (1024, 32, 1)  # decoded at once; fewer, by a new process, after a batch that took too much memory
@@ -182,8 +182,11 @@ def serve(connection: Connection) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
         try:
             with os.fdopen(recv_handle(connection), "rb") as file:
-                for batch in _batches(file, ".parquet" in path.name.lower(), first, batch_rows):
-                    for content in _messages(_plain_batch(batch), bounds):
+                unpacked = Unpacked(path, bounds)
+                for batch in _batches(file, ".parquet" in path.name.lower(), first, batch_rows, unpacked):
+                    plain = _plain_batch(batch)
+                    unpacked.add(plain.nbytes)
+                    for content in _messages(plain, bounds):
                         connection.send(("rows", content))
             connection.send(("end", None))
         except MemoryError:
@@ -192,14 +195,17 @@ def serve(connection: Connection) -> None:
             raise SourceError(f"{path} cannot be read: {one_line(error)}") from error
 
 
-def _batches(file: BinaryIO, is_parquet: bool, first: int, batch_rows: int) -> Iterator[pa.RecordBatch]:
-    """Yield the rows after the first ones."""
+def _batches(
+    file: BinaryIO, is_parquet: bool, first: int, batch_rows: int, unpacked: Unpacked
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows after the first ones; count all."""
     file.seek(0)  # the process before may have moved it
     start = file.read(len(ARROW_FILE))
     file.seek(0)
     if is_parquet:
         # These settings stream a column; the default reads each column of a row group whole (102 MB for 100 MB).
         table = pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
+        unpacked.add(VALUE_BYTES * table.metadata.num_rows)
         rows = [table.metadata.row_group(i).num_rows for i in range(table.num_row_groups)]
         ends = list(accumulate(rows))
         done = sum(end <= first for end in ends)  # row groups that need no decoding
@@ -214,6 +220,7 @@ def _batches(file: BinaryIO, is_parquet: bool, first: int, batch_rows: int) -> I
         skipped = min(first, batch.num_rows)
         first -= skipped
         if not is_parquet:
+            unpacked.add(VALUE_BYTES * batch.num_rows)
             batch.validate(full=True)  # its offsets come from the file as they are
         for begin in range(skipped, batch.num_rows, batch_rows):
             yield batch.slice(begin, batch_rows)

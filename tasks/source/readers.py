@@ -64,13 +64,13 @@ def read_rows(path: Path, bounds: Bounds) -> Rows:
         raise SourceError(f"{path} cannot be read as {file_format}: {one_line(error)}") from error
 
 
-def _open_text(path: Path) -> TextIO:
-    return io.TextIOWrapper(open_file(path), encoding="utf-8-sig", errors="surrogateescape", newline="")
+def _open_text(path: Path, bounds: Bounds) -> TextIO:
+    return io.TextIOWrapper(open_file(path, bounds), encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
 def _lines(path: Path, bounds: Bounds) -> Iterator[tuple[str, str] | QuarantinedRow]:
     """Yield the location and text of every line that is not blank."""
-    with open_file(path) as file:
+    with open_file(path, bounds) as file:
         for number, line in lines(file, bounds):
             location = f"{path}:{number}"
             if line is None:
@@ -92,7 +92,7 @@ def _txt(path: Path, bounds: Bounds) -> Rows:
 
 
 def _jsonl(path: Path, bounds: Bounds) -> Rows:
-    with _open_text(path) as file:
+    with _open_text(path, bounds) as file:
         start = file.read(4096).lstrip()
     if start.startswith("[") or start.partition("\n")[0].rstrip() == "{":  # a JSON list, or objects over many lines
         yield from _documents(path, bounds)
@@ -120,10 +120,10 @@ def _json(path: Path, bounds: Bounds) -> Rows:
 
 def _is_lines(path: Path, bounds: Bounds) -> bool:
     """Return whether the first line is an object, and not the only line."""
-    with _open_text(path) as file:
+    with _open_text(path, bounds) as file:
         if not file.read(4096).lstrip().startswith("{"):
             return False
-    with _open_text(path) as file:
+    with _open_text(path, bounds) as file:
         texts = (line.strip() for line in iter(partial(file.readline, bounds.line_bytes), ""))
         first = next(filter(None, texts), "")
         try:
@@ -134,7 +134,7 @@ def _is_lines(path: Path, bounds: Bounds) -> bool:
 
 
 def _documents(path: Path, bounds: Bounds) -> Rows:
-    with _open_text(path) as file:
+    with _open_text(path, bounds) as file:
         for number, value in enumerate(JsonText(file, str(path), bounds).rows(), start=1):
             location = f"{path}:{number}"
             if isinstance(value, BadValue):
@@ -187,7 +187,7 @@ def _csv(path: Path, bounds: Bounds) -> Rows:
     delimiter = "\t" if ".tsv" in path.name.lower() else ","
     csv.field_size_limit(bounds.line_bytes)  # Python's own limit, 131,072, is less than a long conversation
     header: list[str] | None = None
-    with _open_text(path) as file:
+    with _open_text(path, bounds) as file:
         records = _RecordLines(file, delimiter, path, bounds)
         reader = csv.reader(records, delimiter=delimiter, strict=True)
         while True:
