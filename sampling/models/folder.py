@@ -19,6 +19,8 @@ WEIGHTS = "*.safetensors"
 NEEDED = ("*.json", WEIGHTS, "*.jinja", "*.model", "*.txt", "*.py")  # no pickled weights
 FLOATS = ("F32", "F16", "BF16")  # types that vLLM may load in another precision than the file's
 
+COUNTS = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
+MAX_COUNT = 1 << 40
 Weight = tuple[str, tuple[int, ...]]  # safetensors' name of the dtype, shape
 
 
@@ -74,16 +76,36 @@ def check_files(folder: Path) -> None:
         folders[:] = [name for name in folders if not name.startswith(".")]
 
 
+def read_object(file: Path) -> dict[str, Any]:
+    """Return the JSON object in a model's file. Raises ModelError."""
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{file} cannot be read: {first_line(error)}; fetch it again") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{file} holds a {type(content).__name__}, no object; fetch it again")
+    return content
+
+
 def load_config(model: ModelConfig) -> Any:
     """Return the model's transformers configuration (of its text part). Raises ModelError."""
-    from transformers import AutoConfig
+    from transformers import AutoConfig, PreTrainedConfig
 
     folder = model_folder(model)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=model.trust_remote_code)
     except Exception as error:
         raise ModelError(f"{model.model} has a config.json that cannot be read: {first_line(error)}") from error
-    return config.get_text_config()
+    text = config.get_text_config()
+    if not isinstance(text, PreTrainedConfig):
+        raise ModelError(f"{model.model} has a config.json whose text_config is no object; fetch it again")
+    if strange := [f"{name}: {value!r}"[:99] for name in COUNTS if not _is_count(value := getattr(text, name, None))]:
+        raise ModelError(f"{model.model} has a config.json with {', '.join(strange)}, no count; fetch it again")
+    return text
+
+
+def _is_count(value: object) -> bool:
+    return value is None or (isinstance(value, int) and 0 < value < MAX_COUNT)
 
 
 def weights_bytes(model: ModelConfig, float_bytes: int | None = None) -> int:
@@ -132,8 +154,8 @@ def _weight_files(folder: Path) -> list[Path]:
     if not index.is_file():
         return files
     try:
-        named = set(json.loads(index.read_bytes())["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        named = set(read_object(index)["weight_map"].values())
+    except (KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{index} is no index of weights: {first_line(error)}; fetch it again") from error
     return [file for file in files if file.name in named]
 

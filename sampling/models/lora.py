@@ -6,14 +6,12 @@ and a small folder. It ignores some of an adapter's features without an error; a
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sampling.config import ModelConfig
 from sampling.errors import ModelError
-from sampling.models.folder import FLOATS, check_files, read_header, snapshot, weights
+from sampling.models.folder import FLOATS, check_files, read_header, read_object, snapshot, weights
 from sampling.processes.errors import first_line
 
 PREFIX = "base_model.model."  # which PEFT puts before a layer's name
@@ -66,9 +64,9 @@ def adapter_of(model: ModelConfig) -> Adapter | None:
 def _check_config(name: str, path: Path) -> int:
     """Return the adapter's rank. Raises ModelError."""
     try:
-        config: dict[str, Any] = json.loads(path.read_bytes())
+        config = read_object(path)
         kind, rank, alpha = config.get("peft_type", "LORA"), config["r"], config["lora_alpha"]
-    except (ValueError, KeyError, AttributeError) as error:
+    except KeyError as error:
         raise ModelError(f"{path} is no PEFT configuration: {first_line(error)}") from error
     if kind != "LORA":
         raise ModelError(f"{name} is a {kind} adapter; vLLM applies LORA alone: merge it into the model's weights")

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from sampling import ModelConfig
 from sampling.config import DummyModel
 from sampling.errors import ModelError
 from sampling.models.folder import load_config, model_folder, weights_bytes
+from sampling.models.footprint import kv_bytes_per_token
+from sampling.models.installed import resolved_dtype
 from sampling.models.lora import adapter_of
 
 
@@ -49,7 +52,7 @@ def test_files_beside_an_index_do_not_count(tiny_pair: tuple[Path, Path], tmp_pa
     index.write_text(json.dumps({"weight_map": {"a": "model.safetensors", "b": "model.safetensors"}}))
     assert weights_bytes(model) == before
     index.write_text("[]")
-    with pytest.raises(ModelError, match="is no index of weights"):
+    with pytest.raises(ModelError, match="holds a list, no object"):
         weights_bytes(model)
 
 
@@ -112,3 +115,31 @@ def test_links_inside_and_those_of_the_hubs_cache_are_followed(tmp_path: Path) -
     blob.symlink_to("/etc/passwd")
     with pytest.raises(ModelError, match=r"(config|again)\.json is a link to /etc/passwd"):
         model_folder(ModelConfig(model=str(snapshot)))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", "[" * 100_000),
+        ("config.json", "[1]"),
+        ("config.json", {"text_config": [1]}),
+        ("config.json", {"num_attention_heads": 0, "num_key_value_heads": 0, "head_dim": 0}),
+        ("config.json", {"num_hidden_layers": -1}),
+        ("config.json", {"vocab_size": 10**30}),
+        ("model.safetensors.index.json", "[" * 100_000),
+        ("model.safetensors.index.json", "[1]"),
+        ("model.safetensors.index.json", {"weight_map": [1]}),
+        ("model.safetensors.index.json", {"weight_map": {"a": [1]}}),
+    ],
+)
+def test_a_file_of_another_kind_is_one_line(
+    tiny_pair: tuple[Path, Path], tmp_path: Path, name: str, content: Any
+) -> None:
+    folder = shutil.copytree(tiny_pair[0], tmp_path / "model")
+    if isinstance(content, dict):
+        content = json.dumps({**(json.loads((folder / name).read_text()) if name == "config.json" else {}), **content})
+    (folder / name).write_text(content)
+    model = ModelConfig(model=str(folder))
+    with pytest.raises(ModelError) as caught:
+        [weights_bytes(model), resolved_dtype(model, "cuda"), kv_bytes_per_token(model, "cpu")]
+    assert "\n" not in str(caught.value)

@@ -180,7 +180,7 @@ LAYER = "base_model.model.model.layers.{}.self_attn.q_proj.lora_A.weight"
     [
         (lambda folder: (folder / CONFIG).unlink(), "holds no adapter_config.json"),
         (lambda folder: (folder / WEIGHTS).unlink(), "holds no adapter_model.safetensors"),
-        (lambda folder: (folder / CONFIG).write_text("[]"), "is no PEFT configuration"),
+        (lambda folder: (folder / CONFIG).write_text("[]"), "holds a list, no object"),
         (lambda folder: (folder / WEIGHTS).write_bytes(b"no weights"), "cannot be read"),
         (lambda folder: save_file({}, folder / WEIGHTS), "holds no tensor"),
         (_config(peft_type="IA3"), "is a IA3 adapter"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from datetime import datetime
 from pathlib import Path
@@ -156,3 +158,16 @@ def test_many_long_prompts_are_sent_and_encoded_in_turns() -> None:
     for name, result in zip(names, RENDERER.render(prompts._recipe, rows), strict=True):
         assert not isinstance(result, RowError)
         assert result.text == name * 100_001
+
+
+def test_a_lowered_hard_limit_is_kept() -> None:
+    """As by `ulimit -v`: the renderer may not raise it, and blamed the template."""
+    lowered = 64 << 30
+    code = (
+        f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({lowered}, {lowered}));"
+        "from sampling.prompts.renderer import RENDERER; from sampling.prompts.rendering import Recipe, Row;"
+        "recipe = Recipe('x', 'plain', '{{ q }}', None, None, None, (), (), 99, 2.0, 1 << 29);"
+        "print(RENDERER.render(recipe, [Row({'q': 'text'})])[0].text)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "text\n"
