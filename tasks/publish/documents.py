@@ -5,21 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sampling.bounds import Bounds
 from tasks.publish.staging import QUARANTINE
-from tasks.source.opening import lines
 from tasks.store.durable import write_bytes, write_json
 
 if TYPE_CHECKING:
     from validations.verdict import Verdict
 
 REPORT, REPORT_JSON, DATA_DOCS = "report.html", "report.json", "data_docs"
-BOUNDS = Bounds(line_bytes=1 << 20)  # a run writes some hundred bytes of each row
 NUM_QUARANTINED = 50  # lines of quarantine.jsonl that the report shows
+QUARANTINED_BYTES = 8 << 20  # of it that are read; a run writes some hundred a line
 
 
 def write_report(folder: Path, title: str, verdict: Verdict, manifest: Mapping[str, Any] | None) -> None:
@@ -48,14 +45,14 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
 
 
 def read_quarantined(folder: Path) -> list[dict[str, Any]]:
-    """Return the first rows of a dataset's quarantine, without lines that are no JSON object, or over 1 MiB."""
+    """Return the first rows of a dataset's quarantine, without lines that are no JSON object."""
     try:
         with open(folder / QUARANTINE, "rb") as file:
-            found = [line for _, line in islice(lines(file, BOUNDS), NUM_QUARANTINED)]
+            lines = file.read(QUARANTINED_BYTES).split(b"\n")[:NUM_QUARANTINED]
     except OSError:
         return []
     rows = []
-    for line in filter(None, found):
+    for line in lines:
         try:
             row = json.loads(line.decode(errors="replace"))
         except (ValueError, RecursionError):  # RecursionError: thousands of brackets
