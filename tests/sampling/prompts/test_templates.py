@@ -198,6 +198,7 @@ def test_many_texts_are_encoded_as_each_alone() -> None:
     assert PromptEncoder(tokenizer).encode([]) == []
 
 
+@pytest.mark.slow  # 5 s
 def test_a_prompt_that_the_tokenizer_fails_on_or_that_is_endless_costs_its_row() -> None:
     tokenizer = byte_tokenizer()
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(a+)+$"), "isolated")
