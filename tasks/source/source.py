@@ -65,8 +65,11 @@ def open_source(config: SourceConfig, bounds: Bounds | None = None) -> Source:
     if not patterns:
         raise SourceError("source.path is an empty list; name at least one file")
     notes: list[str] = []
-    found = {path.resolve(): path for pattern in patterns for path in _find(pattern, config, notes)}
+    found = {os.path.realpath(path): path for pattern in patterns for path in _find(pattern, config, notes)}
     files = tuple(found.values())  # each once, even if two patterns match it
+    for path in files:
+        if not path.is_file():
+            raise SourceError(f"{path} is no regular file: a pipe, a device, or a link that leads nowhere; remove it")
     return Source(
         files=tuple(str(path) for path in files),
         fingerprint=_digest([str(config.limit), *(f"{format_of(path)} {_file_digest(path)}" for path in files)]),

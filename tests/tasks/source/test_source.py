@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +129,15 @@ def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
         fingerprint(path=(str(first), str(write(tmp_path / "b.txt", "b")))),  # the same bytes, other rows
     ]
     assert len({base, *different}) == 6
+
+
+@pytest.mark.parametrize("pattern", ["", "/*.jsonl", "/a.jsonl"])
+def test_a_pipe_or_a_loop_of_links_is_refused_at_once(tmp_path: Path, pattern: str) -> None:
+    """Opened, a pipe would wait for a writer for ever."""
+    os.mkfifo(tmp_path / "a.jsonl")
+    with pytest.raises(SourceError, match="is no regular file"):
+        open_source(SourceConfig(path=f"{tmp_path}{pattern}"))
+    (tmp_path / "a.jsonl").unlink()
+    (tmp_path / "a.jsonl").symlink_to("a.jsonl")
+    with pytest.raises(SourceError, match=r"is no regular file|does not exist"):
+        open_source(SourceConfig(path=f"{tmp_path}{pattern}"))
