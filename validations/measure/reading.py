@@ -117,7 +117,7 @@ def serve(connection: Connection) -> None:
     """Decode files in the child: send the rows of each after its first ones, batch by batch."""
     with open("/proc/self/status") as status:
         used = next(int(line.split()[1]) << 10 for line in status if line.startswith("VmData:"))
-    resource.setrlimit(resource.RLIMIT_DATA, (used + 2 * BOUNDS.batch_bytes, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_DATA, (used + 4 * BOUNDS.batch_bytes, resource.RLIM_INFINITY))
     while True:
         try:
             for batch in _batches(*connection.recv()):
