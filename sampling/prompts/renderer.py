@@ -28,6 +28,7 @@ from typing import TypeVar
 
 from sampling.errors import EngineError, RowError, TemplateError
 from sampling.processes.child import Child
+from sampling.processes.limits import limit
 from sampling.prompts.rendering import Names, Recipe, Rendered, RenderError, Rendering, RenderLimitError, Row, one_line
 
 READY, DONE, CUT, DIED = "ready", "done", "cut", "died"  # the last of the replies to a request: how it ended
@@ -196,7 +197,7 @@ def _work(connection: Connection, base_bytes: int) -> None:
     signal.signal(signal.SIGPROF, interrupt)
     while True:
         recipe, rows = connection.recv()
-        _limit(resource.RLIMIT_AS, base_bytes + recipe.render_bytes)
+        limit(resource.RLIMIT_AS, base_bytes + recipe.render_bytes)
         if not _answer(connection, recipe, rows):
             return
         connection.send(DONE)
@@ -245,24 +246,17 @@ def _result(rendering: Rendering, row: bytes) -> Result:
         return RenderError(f"{rendering.recipe.name} cannot be rendered: {type(error).__name__}: {one_line(error)}")
 
 
-def _limit(which: int, most: int) -> None:
-    """Set a soft limit, the hard one at most, which a user or a batch system may have lowered (`ulimit -v`)."""
-    hard = resource.getrlimit(which)[1]
-    finite = [limit for limit in (most, hard) if limit != resource.RLIM_INFINITY]
-    resource.setrlimit(which, (min(finite, default=resource.RLIM_INFINITY), hard))
-
-
 def _bounded(recipe: Recipe, work: Callable[[], T]) -> T:
     """Return what `work` returns. Raises _CutError where it takes too much CPU time or memory."""
     most_s = math.ceil(time.process_time() + recipe.render_s) + GRACE_S
-    _limit(resource.RLIMIT_CPU, most_s)
+    limit(resource.RLIMIT_CPU, most_s)
     try:
         signal.setitimer(signal.ITIMER_PROF, recipe.render_s, AGAIN_S)
         try:
             return work()
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
-            _limit(resource.RLIMIT_CPU, resource.RLIM_INFINITY)
+            limit(resource.RLIMIT_CPU, resource.RLIM_INFINITY)
     except _TimeUp:
         signal.setitimer(signal.ITIMER_PROF, 0)  # it came before the other was reached
         raise _CutError(_too_far(recipe, is_memory=False)) from None

@@ -1,8 +1,7 @@
 """A reader of Parquet and Arrow files, which are decoded in a process of bounded memory.
 
-A file of 925 bytes can hold gigabytes: one value of a dictionary stands for any number of rows, a run length for any
-number of elements, a page unpacks to whatever it says. None of that is known before it is decoded, and no setting of
-pyarrow bounds it, so a child process decodes (0.3 s to start), and hands over rows of known size.
+A file of 925 bytes can hold gigabytes, in Arrow by a run length, too, so a child process decodes (0.3 s to start), and
+hands over rows of known size.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import resource
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
-from itertools import accumulate
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle, send_handle
 from pathlib import Path
@@ -25,36 +23,30 @@ import pyarrow.parquet as pq
 from sampling.bounds import Bounds
 from sampling.errors import SourceError
 from sampling.processes.child import Child
+from sampling.processes.decoding import DECODED_ROWS, END_S, VARIABLES, StoppedError, parquet_batches
 from sampling.processes.errors import from_message
 from sampling.processes.exits import describe_exit
+from sampling.processes.limits import data_bytes, limit
 from tasks.source.opening import BROKEN, Unpacked, open_seekable
 from tasks.source.source_row import VALUE_BYTES, QuarantinedRow, Rows, SourceRow, not_utf8, one_line, oversize
 
-BATCH_ROWS = (1024, 32, 1)  # decoded at once; fewer, by a new process, after a batch that took too much memory
 MESSAGE_BYTES = 2 << 20  # of rows that are handed over at once, unless one row is larger
-END_S = 5.0
-VARIABLES = {"ARROW_DEFAULT_MEMORY_POOL": "system"}  # mimalloc claims a gibibyte at once, which the limit forbids
 ARROW_FILE = b"ARROW1"  # what the file format begins with; else it is the stream format, as `datasets` writes it
 
-
 _idle: list[Child] = []  # one that has decoded its file waits for a source's next
-
-
-class _StoppedError(Exception):
-    """The process that decodes has stopped for lack of memory, or died."""
 
 
 def read_columnar(path: Path, bounds: Bounds) -> Rows:
     """Yield the rows of a Parquet or Arrow file. Raises SourceError, also where a row is too large to be decoded."""
     number = 0  # of rows that are done
     with open_seekable(path, bounds) as file:
-        for batch_rows in BATCH_ROWS:
+        for batch_rows in DECODED_ROWS:
             try:
                 for row in _decoded(path, file, number, batch_rows, bounds):
                     number += 1
                     yield row
                 return
-            except _StoppedError as error:
+            except StoppedError as error:
                 ending = str(error)
     raise SourceError(
         f"{path}: row {number + 1} cannot be decoded in bounds.batch_bytes ({bounds.batch_bytes}): {ending}; leave "
@@ -71,7 +63,7 @@ def rows_of(batch: pa.RecordBatch, name: str, number: int, bounds: Bounds) -> Ro
 
 
 def _decoded(path: Path, file: BinaryIO, number: int, batch_rows: int, bounds: Bounds) -> Rows:
-    """Yield the rows after the first `number`, decoded by a process of their own. Raises _StoppedError, SourceError."""
+    """Yield the rows after the first `number`, decoded by a process of their own. Raises StoppedError, SourceError."""
     child = _idle.pop() if _idle else Child(f"{__name__}:serve", subprocess.DEVNULL, variables=VARIABLES)
     is_done = False
     try:
@@ -83,14 +75,14 @@ def _decoded(path: Path, file: BinaryIO, number: int, batch_rows: int, bounds: B
                 is_done = True
                 return
             if kind == "stopped":
-                raise _StoppedError(content)
+                raise StoppedError(content)
             if kind == "error":
                 raise from_message(content)
             for row in _to_rows(content, str(path), number):
                 number += 1
                 yield row
     except (EOFError, ConnectionError) as error:
-        raise _StoppedError(f"the process that decodes it ended {describe_exit(child.process.wait())}") from error
+        raise StoppedError(f"the process that decodes it ended {describe_exit(child.process.wait())}") from error
     finally:
         if is_done:
             _idle.append(child)
@@ -174,12 +166,10 @@ def _plain(kind: pa.DataType, leaf: Callable[[pa.DataType], pa.DataType] = lambd
 
 def serve(connection: Connection) -> None:
     """Decode the files that messages name, their rows after the first ones, and send them in batches."""
-    with open("/proc/self/status") as status:
-        used = next(int(line.split()[1]) << 10 for line in status if line.startswith("VmData:"))
+    used = data_bytes()
     while True:
         path, first, batch_rows, bounds = connection.recv()
-        limit = used + 2 * bounds.batch_bytes  # a page and what is decoded of it
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
+        limit(resource.RLIMIT_DATA, used + 2 * bounds.batch_bytes)  # a page and what is decoded of it
         try:
             with os.fdopen(recv_handle(connection), "rb") as file:
                 unpacked = Unpacked(path, bounds)
@@ -206,12 +196,9 @@ def _batches(
         # These settings stream a column; the default reads each column of a row group whole (102 MB for 100 MB).
         table = pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
         unpacked.add(VALUE_BYTES * table.metadata.num_rows)
-        rows = [table.metadata.row_group(i).num_rows for i in range(table.num_row_groups)]
-        ends = list(accumulate(rows))
-        done = sum(end <= first for end in ends)  # row groups that need no decoding
-        first -= ends[done - 1] if done else 0
-        batches = table.iter_batches(batch_rows, range(done, len(rows)), use_threads=False)
-    elif start == ARROW_FILE:
+        yield from parquet_batches(table, first, batch_rows)
+        return
+    if start == ARROW_FILE:
         reader = pa.ipc.open_file(file)
         batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
     else:
@@ -219,9 +206,8 @@ def _batches(
     for batch in batches:
         skipped = min(first, batch.num_rows)
         first -= skipped
-        if not is_parquet:
-            unpacked.add(VALUE_BYTES * batch.num_rows)
-            batch.validate(full=True)  # its offsets come from the file as they are
+        unpacked.add(VALUE_BYTES * batch.num_rows)
+        batch.validate(full=True)  # its offsets come from the file as they are
         for begin in range(skipped, batch.num_rows, batch_rows):
             yield batch.slice(begin, batch_rows)
 

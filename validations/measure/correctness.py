@@ -16,6 +16,7 @@ from threading import Event, Lock
 from types import TracebackType
 
 from sampling.processes.child import Child
+from sampling.processes.limits import limit
 from validations.measure.answers import MAX_ANSWER_CHARS, final_answer
 from validations.text.literals import same_text
 from validations.text.mathematics import Comparison
@@ -188,7 +189,7 @@ def serve(connection: Connection) -> None:
     while True:
         given = connection.recv()
         # The kernel ends this process at its soft limit, even if the parent is gone.
-        resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + 1 + CPU_TIME_S, resource.RLIM_INFINITY))
+        limit(resource.RLIMIT_CPU, int(time.process_time()) + 1 + CPU_TIME_S)
         try:
             is_right = comparison.is_right(*given)
         except Exception:

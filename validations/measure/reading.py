@@ -1,7 +1,6 @@
 """Parquet reader that yields a dataset's rows as Arrow tables of bounded size.
 
-A file of 15 kB can hold gigabytes: one value of a dictionary stands for any number of rows, a page unpacks to whatever
-it says. None of that is known before it is decoded, so a child process of bounded memory decodes (0.3 s to start).
+A file of 15 kB can hold gigabytes, so a child process of bounded memory decodes (0.3 s to start).
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ import resource
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from itertools import accumulate
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -20,21 +18,16 @@ import pyarrow.parquet as pq
 from sampling.bounds import Bounds
 from sampling.errors import SourceError
 from sampling.processes.child import Child
+from sampling.processes.decoding import DECODED_ROWS, END_S, VARIABLES, StoppedError, parquet_batches
 from sampling.processes.exits import describe_exit
+from sampling.processes.limits import data_bytes, limit
 from sampling.record import RECORD_SCHEMA
 
 BATCH_BYTES = 48 << 20  # of Arrow memory; the Python objects of its texts take about as much again
-DECODED_ROWS = (1024, 32, 1)  # at once; fewer, by a new process, after rows that took too much memory
 BOUNDS = Bounds()
-VARIABLES = {"ARROW_DEFAULT_MEMORY_POOL": "system"}  # mimalloc claims a gibibyte at once, which the limit forbids
-END_S = 5.0
 # Optional: a dataset made elsewhere may lack them; columns of other types under these names are left out.
 PROMPT_COLUMNS = ("theta_prompt", "teacher_prompt", "example", "messages")
 EXAMPLE_FIELDS = ("question", "answer", "solution", "final_answer")
-
-
-class _StoppedError(Exception):
-    """The process that decodes lacks memory, or died."""
 
 
 def read_batches(parquet_files: Sequence[Path], batch_bytes: int = BATCH_BYTES) -> Iterator[pa.Table]:
@@ -82,7 +75,7 @@ class _Decoder:
                     yield batch
                     number += batch.num_rows
                 return
-            except _StoppedError as error:
+            except StoppedError as error:
                 ending = str(error)
                 self.close()
         raise SourceError(
@@ -98,16 +91,16 @@ class _Decoder:
 
 
 def _received(child: Child) -> pa.RecordBatch | None:
-    """Return the next batch, None after the last one. Raises _StoppedError, OSError for a broken file."""
+    """Return the next batch, None after the last one. Raises StoppedError, OSError for a broken file."""
     try:
         kind, text = child.connection.recv()
         content = child.connection.recv_bytes() if kind == "rows" else b""
     except (EOFError, ConnectionError) as error:
-        raise _StoppedError(f"the process that decodes it ended {describe_exit(child.process.wait())}") from error
+        raise StoppedError(f"the process that decodes it ended {describe_exit(child.process.wait())}") from error
     if kind == "rows":
         return pa.ipc.open_stream(content).read_next_batch()
     if kind == "stopped":
-        raise _StoppedError(text)
+        raise StoppedError(text)
     if kind == "broken":
         raise OSError(text)
     return None
@@ -115,9 +108,7 @@ def _received(child: Child) -> pa.RecordBatch | None:
 
 def serve(connection: Connection) -> None:
     """Decode files in the child: send the rows of each after its first ones, batch by batch."""
-    with open("/proc/self/status") as status:
-        used = next(int(line.split()[1]) << 10 for line in status if line.startswith("VmData:"))
-    resource.setrlimit(resource.RLIMIT_DATA, (used + 4 * BOUNDS.batch_bytes, resource.RLIM_INFINITY))
+    limit(resource.RLIMIT_DATA, data_bytes() + 4 * BOUNDS.batch_bytes)
     while True:
         try:
             for batch in _batches(*connection.recv()):
@@ -136,14 +127,8 @@ def serve(connection: Connection) -> None:
 def _batches(path: Path, first: int, num_rows: int) -> Iterator[pa.RecordBatch]:
     """Decode the judged columns of the rows after the first ones, `num_rows` at once."""
     with pq.ParquetFile(path, buffer_size=1 << 20) as file:
-        ends = list(accumulate(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)))
-        done = sum(end <= first for end in ends)  # row groups that need no decoding
-        first -= ends[done - 1] if done else 0
         columns = [*RECORD_SCHEMA.names, *_prompt_columns(file.schema_arrow)]
-        for batch in file.iter_batches(num_rows, range(done, len(ends)), columns, use_threads=False):
-            skipped = min(first, batch.num_rows)
-            first -= skipped
-            yield batch.slice(skipped)
+        yield from parquet_batches(file, first, num_rows, columns)
 
 
 def _prompt_columns(schema: pa.Schema) -> list[str]:
